@@ -1,0 +1,61 @@
+# optictl: set up, try, test, measure. Needs Python 3.11+ and make; uses uv where it is there.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+# A virtual environment for each state of the requirements: a change makes a new one.
+KEY := $(shell cat pyproject.toml requirements/*.txt | sha256sum | cut -c1-12)
+VENV := .venv-$(KEY)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-system lint format bench requirements clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY)  ## Make the virtual environment
+
+$(READY): pyproject.toml requirements/dev.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --editable . ; \
+	else \
+	  "$(PYTHON)" -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ; \
+	fi
+	@touch $@
+
+demo: $(READY)  ## One question through six approaches on a simulated model, with their calls
+	@$(BIN)/python -m benchmarks.demo
+
+test: lint  ## Every test that needs neither root nor Debian packages
+	@$(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadgroup
+
+test-system: $(READY)  ## What needs root or Debian packages
+	@$(BIN)/python -m pytest -q -m system tests/system
+
+lint: $(READY)  ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY)  ## Print the figures of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.bench
+
+requirements:  ## Pin everything again (needs uv)
+	@for name in base dev; do \
+	  extra=$$( [ $$name = base ] || echo "--extra $$name" ); \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --no-emit-find-links $$extra pyproject.toml \
+	    -o requirements/$$name.txt ; \
+	done
+
+clean:  ## Remove virtual environments and caches
+	@rm -rf .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

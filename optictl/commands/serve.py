@@ -1,0 +1,293 @@
+"""``optictl serve``: the data plane in the foreground, under every flag OptiLLM has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from optictl import __version__
+from optictl.console import say, warn
+from optictl.peer_flags import refuse_environment, refuse_leftovers
+from proxy.errors import ConfigError
+from proxy.settings import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    Limits,
+    Secret,
+    Settings,
+    is_loopback,
+    key_from_flag,
+    read_key_file,
+)
+
+#: Flags of OptiLLM that are not built yet arrive as leftovers, and get an answer of their own.
+CONTEXT_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+_OPENAI = "https://api.openai.com/v1"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+class NativeN(StrEnum):
+    SINGLE = "single"
+    NATIVE = "native"
+
+
+class Cancel(StrEnum):
+    CLOSE = "close"
+    STREAM = "stream"
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(envvar="OPTILLM_HOST", help="Address to listen on.")
+    ] = DEFAULT_HOST,
+    port: Annotated[
+        int, typer.Option(envvar="OPTILLM_PORT", min=1, max=65535, help="Port to listen on.")
+    ] = DEFAULT_PORT,
+    allow_external: Annotated[
+        bool, typer.Option("--allow-external", help="Permit an address that is not loopback.")
+    ] = False,
+    base_url: Annotated[
+        str,
+        typer.Option(
+            "--base-url", "--base_url", envvar="OPTILLM_BASE_URL", help="The upstream's /v1 URL."
+        ),
+    ] = "",
+    upstream_api_key_file: Annotated[
+        str,
+        typer.Option(
+            "--upstream-api-key-file",
+            "--upstream_api_key_file",
+            help="File with the upstream's key; else OPENAI_API_KEY.",
+        ),
+    ] = "",
+    approach: Annotated[
+        str,
+        typer.Option(
+            envvar="OPTILLM_APPROACH",
+            help="Default approach or pipeline. auto, proxy: the model's prefix, else none.",
+        ),
+    ] = "auto",
+    model: Annotated[
+        str, typer.Option(envvar="OPTILLM_MODEL", help="Base model where a request names none.")
+    ] = "gpt-4o-mini",
+    optillm_api_key: Annotated[
+        str,
+        typer.Option(
+            "--optillm-api-key",
+            "--optillm_api_key",
+            help="Key that clients must send. Visible in ps: prefer the file.",
+        ),
+    ] = "",
+    optillm_api_key_file: Annotated[
+        str,
+        typer.Option(
+            "--optillm-api-key-file",
+            "--optillm_api_key_file",
+            help="File with the key that clients must send.",
+        ),
+    ] = "",
+    best_of_n: Annotated[
+        int,
+        typer.Option(
+            "--best-of-n",
+            "--best_of_n",
+            envvar="OPTILLM_BEST_OF_N",
+            min=1,
+            max=64,
+            help="Samples of bon.",
+        ),
+    ] = 3,
+    n: Annotated[
+        int, typer.Option("--n", envvar="OPTILLM_N", min=1, help="Choices by default.")
+    ] = 1,
+    return_full_response: Annotated[
+        bool,
+        typer.Option(
+            "--return-full-response",
+            "--return_full_response",
+            envvar="OPTILLM_RETURN_FULL_RESPONSE",
+            help="cot_reflection shows its thinking.",
+        ),
+    ] = False,
+    log: Annotated[
+        LogLevel, typer.Option("--log", envvar="OPTILLM_LOG", help="What is logged.")
+    ] = LogLevel.INFO,
+    ssl_verify: Annotated[
+        bool,
+        typer.Option(
+            "--ssl-verify/--no-ssl-verify",
+            "--ssl_verify/--no_ssl_verify",
+            envvar="OPTILLM_SSL_VERIFY",
+            help="Verify the upstream's certificate.",
+        ),
+    ] = True,
+    ssl_cert_path: Annotated[
+        str,
+        typer.Option(
+            "--ssl-cert-path",
+            "--ssl_cert_path",
+            envvar="OPTILLM_SSL_CERT_PATH",
+            help="CA bundle for the upstream.",
+        ),
+    ] = "",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=2, max=8192, help="Requests a worker can hold at once.")
+    ] = 512,
+    request_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds a request may take; best so far at the end.")
+    ] = 600.0,
+    graceful_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Seconds to finish on SIGTERM; else request timeout + 5."),
+    ] = None,
+    upstream_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of silence on one upstream call.")
+    ] = 300.0,
+    connect_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds to connect to the upstream.")
+    ] = 5.0,
+    upstream_n: Annotated[
+        NativeN,
+        typer.Option(help="Draw k samples as k calls, or as one call with n: k."),
+    ] = NativeN.SINGLE,
+    upstream_cancel: Annotated[
+        Cancel,
+        typer.Option(help="How the upstream notices a cancelled call: on close, or if it streams."),
+    ] = Cancel.CLOSE,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request body.")] = 32,
+    max_choices: Annotated[int, typer.Option(min=1, help="Most choices of one request.")] = 8,
+    max_calls: Annotated[
+        int | None, typer.Option(min=1, help="Most upstream calls of one request.")
+    ] = None,
+    max_total_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of one request.")
+    ] = None,
+    allow_prompt_tags: Annotated[
+        bool,
+        typer.Option("--allow-prompt-tags", help="Honour <optillm_approach> in prompts."),
+    ] = False,
+    loop_stuck_after: Annotated[
+        float,
+        typer.Option(min=1.0, help="Seconds after which a stuck worker is replaced."),
+    ] = 20.0,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Run the proxy in the foreground.
+
+    Takes over an OptiLLM command line as it stands:
+
+        optillm --host 127.0.0.1 --port 4020 --base-url http://127.0.0.1:4000/v1 --approach proxy
+
+    SIGTERM finishes what is in flight, SIGHUP reads the key files again.
+    """
+    if version:
+        say(f"optictl {__version__}")
+        return
+    refuse_leftovers(context.args)
+    refuse_environment(os.environ)
+    if not allow_external and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} can be reached from outside this machine; if that is meant, "
+            "add --allow-external (and a key: --optillm-api-key-file)"
+        )
+    _refuse_local_inference(os.environ, base_url)
+    if optillm_api_key and optillm_api_key_file:
+        raise ConfigError("give --optillm-api-key or --optillm-api-key-file, not both")
+    if optillm_api_key:
+        warn("--optillm-api-key is visible in ps; use --optillm-api-key-file")
+    url = _upstream_url(base_url, os.environ)
+
+    def snapshot() -> Settings:
+        """Built again on SIGHUP: keys in files may have changed."""
+        return Settings(
+            base_url=url,
+            upstream_key=_upstream_key(upstream_api_key_file, os.environ),
+            proxy_key=_proxy_key(optillm_api_key, optillm_api_key_file),
+            host=host,
+            port=port,
+            approach=approach,
+            model=model,
+            choices=n,
+            workers=workers,
+            threads=threads,
+            request_timeout=request_timeout,
+            graceful_timeout=graceful_timeout,
+            upstream_timeout=upstream_timeout,
+            connect_timeout=connect_timeout,
+            upstream_n=upstream_n.value,
+            upstream_cancel=upstream_cancel.value,
+            ssl_verify=ssl_verify,
+            ssl_cert_path=ssl_cert_path or None,
+            max_body=max_body_mb * 1024 * 1024,
+            max_choices=max_choices,
+            limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
+            options=_options(best_of_n, return_full_response),
+            allow_prompt_tags=allow_prompt_tags,
+            log_level=log.value,
+            loop_stuck_after=loop_stuck_after,
+        )
+
+    settings = snapshot()
+    # Imported here: `optictl --help` needs no web server.
+    from proxy.server import serve as serve_forever
+
+    raise typer.Exit(serve_forever(settings, reload=snapshot))
+
+
+def _options(best_of_n: int, return_full_response: bool) -> Mapping[str, Any]:
+    return {"bon.samples": best_of_n, "cot_reflection.full": return_full_response}
+
+
+def _proxy_key(flag: str, file: str) -> Secret | None:
+    if file:
+        return read_key_file(file, "--optillm-api-key-file")
+    return key_from_flag(flag, "--optillm-api-key") if flag else None
+
+
+def _upstream_key(file: str, environ: Mapping[str, str]) -> Secret | None:
+    if file:
+        return read_key_file(file, "--upstream-api-key-file")
+    key = environ.get("OPENAI_API_KEY", "")
+    return key_from_flag(key, "OPENAI_API_KEY") if key else None
+
+
+def _upstream_url(base_url: str, environ: Mapping[str, str]) -> str:
+    if base_url:
+        if not base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"--base-url {base_url}: must begin with http:// or https://")
+        return base_url
+    if environ.get("OPENAI_API_KEY"):
+        return _OPENAI
+    raise ConfigError(
+        "no upstream: give --base-url http://127.0.0.1:4000/v1, or set OPENAI_API_KEY for OpenAI"
+    )
+
+
+def _refuse_local_inference(environ: Mapping[str, str], base_url: str) -> None:
+    """OptiLLM reads OPTILLM_API_KEY as "run the model here", whatever its users meant by it."""
+    if not environ.get("OPTILLM_API_KEY"):
+        return
+    named = ("OPENAI_API_KEY", "CEREBRAS_API_KEY", "AZURE_OPENAI_API_KEY")
+    if base_url or any(environ.get(name) for name in named):
+        raise ConfigError(
+            "OPTILLM_API_KEY is set and an upstream is configured. OptiLLM would run models "
+            "locally then. To protect this proxy, unset it and give --optillm-api-key-file FILE"
+        )
+    raise ConfigError(
+        "OPTILLM_API_KEY asks for local inference, which is not installed: "
+        "pip install 'optictl[local]' (or give --base-url for an upstream, and unset it)"
+    )

@@ -1,0 +1,50 @@
+"""OptiLLM 0.3.12's flags and variables that are not built yet: refused by name, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from proxy.errors import ConfigError
+
+#: Flag (in its dashed spelling) to its environment variable, or None.
+_NOT_BUILT: Mapping[str, str | None] = {
+    "--mcts-simulations": "OPTILLM_SIMULATIONS",
+    "--mcts-exploration": "OPTILLM_EXPLORATION",
+    "--mcts-depth": "OPTILLM_DEPTH",
+    "--rstar-max-depth": "OPTILLM_RSTAR_MAX_DEPTH",
+    "--rstar-num-rollouts": "OPTILLM_RSTAR_NUM_ROLLOUTS",
+    "--rstar-c": "OPTILLM_RSTAR_C",
+    "--launch-gui": "OPTILLM_LAUNCH_GUI",
+    "--plugins-dir": "OPTILLM_PLUGINS_DIR",
+    "--log-conversations": "OPTILLM_LOG_CONVERSATIONS",
+    "--conversation-log-dir": "OPTILLM_CONVERSATION_LOG_DIR",
+    "--batch-mode": "OPTILLM_BATCH_MODE",
+    "--batch-size": "OPTILLM_BATCH_SIZE",
+    "--batch-wait-ms": "OPTILLM_BATCH_WAIT_MS",
+}
+_CEPO = "--cepo-"
+_OFF = frozenset({"", "0", "false", "no", "off"})
+
+
+def refuse_leftovers(arguments: Iterable[str]) -> None:
+    """Raise `ConfigError` for the first argument that no option took."""
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        dashed = flag.replace("_", "-")
+        if dashed in _NOT_BUILT or dashed.startswith(_CEPO):
+            raise ConfigError(
+                f"{flag} is an OptiLLM flag that optictl does not have yet; "
+                "leave it out to start without it"
+            )
+        kind = "option" if flag.startswith("-") else "argument"
+        raise ConfigError(f"no such {kind}: {flag} (optictl serve --help lists what there is)")
+
+
+def refuse_environment(environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for a variable that asks for something not built."""
+    for flag, variable in _NOT_BUILT.items():
+        if variable is not None and environ.get(variable, "").strip().lower() not in _OFF:
+            raise ConfigError(
+                f"{variable} is set, and optictl does not have {flag} yet; unset it to start "
+                "without it"
+            )

@@ -1,0 +1,1 @@
+"""One algorithm a file: calls only, reading like its paper."""

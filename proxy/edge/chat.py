@@ -1,0 +1,101 @@
+"""``POST /v1/chat/completions`` and ``POST /v1/completions``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import orjson
+from flask import Response, request
+
+from proxy.chat import Reply
+from proxy.edge.admission import Admission
+from proxy.edge.auth import authenticate
+from proxy.edge.client import ClientGone, ClientSocket, read_body
+from proxy.edge.loop import EngineThread
+from proxy.edge.respond import (
+    EventStream,
+    Exchange,
+    answered,
+    client_gone,
+    event_stream,
+    failed,
+    json_response,
+)
+from proxy.errors import ProxyError
+from proxy.registry import Registry
+from proxy.run.ledger import Ledger, complete_usage
+from proxy.run.plan import make_plan
+from proxy.settings import Settings
+from proxy.wire.request import ChatRequest, Endpoint, parse_chat, parse_completion, parse_object
+from proxy.wire.response import Envelope
+from proxy.wire.sse import DONE
+
+#: Gateways probe a handle by calling it; this model is answered without calling anything.
+HEALTH_MODEL = "optictl-health"
+
+
+class ChatViews:
+    """The two endpoints that answer a conversation."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        engine: EngineThread,
+        admission: Admission,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._engine = engine
+        self._admission = admission
+
+    def chat(self) -> Response:
+        return self._answer("chat")
+
+    def completion(self) -> Response:
+        return self._answer("text")
+
+    def _answer(self, endpoint: Endpoint) -> Response:
+        environ = request.environ
+        exchange = Exchange.of(environ)
+        try:
+            exchange.tenant = authenticate(environ, self._settings.proxy_key)
+            with ExitStack() as resources:
+                resources.enter_context(self._admission.slot())
+                body = parse_object(read_body(environ, self._settings.max_body))
+                parsed = parse_chat(body) if endpoint == "chat" else parse_completion(body)
+                if parsed.model == HEALTH_MODEL:
+                    return _healthy(parsed, exchange)
+                return self._run(parsed, exchange, ClientSocket(environ), resources)
+        except ProxyError as error:
+            return failed(error, exchange)
+        except ClientGone:
+            return client_gone(exchange)
+
+    def _run(
+        self, parsed: ChatRequest, exchange: Exchange, client: ClientSocket, resources: ExitStack
+    ) -> Response:
+        exchange.model, exchange.stream = parsed.model or self._settings.model, parsed.stream
+        known = self._engine.engine.catalog.names
+        plan = make_plan(parsed, self._registry, known, self._settings)
+        exchange.approach, exchange.model = plan.approach, plan.base
+        job = resources.enter_context(self._engine.submit(plan, exchange.tenant))
+        first = job.take(client)
+        if not isinstance(first, bytes):
+            return answered(first, exchange)
+        body = EventStream(first, job, client, exchange, resources.pop_all())
+        return event_stream(body, exchange)
+
+
+def _healthy(parsed: ChatRequest, exchange: Exchange) -> Response:
+    """The local answer to a gateway's health check."""
+    envelope = Envelope(parsed.endpoint, HEALTH_MODEL)
+    summary = Ledger().summary("none", trace=False)
+    exchange.approach, exchange.model = "health", HEALTH_MODEL
+    exchange.log(200)
+    if parsed.stream:
+        last = envelope.last([(0, "stop")], None, summary)
+        text = envelope.role(0) + envelope.chunk(0, {"content": "ok"}) + last + DONE
+        return Response(text, content_type="text/event-stream; charset=utf-8")
+    body = envelope.body([(0, Reply.of("ok"))], complete_usage({}), summary)
+    return json_response(orjson.dumps(body), exchange)

@@ -1,0 +1,131 @@
+"""One event loop in a daemon thread, the engine on it, and the watchdog beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+from proxy.edge.handoff import Job
+from proxy.registry import Registry
+from proxy.run.engine import Engine
+from proxy.run.plan import Plan
+from proxy.settings import Settings
+
+_log = logging.getLogger("optillm.engine")
+
+_BEAT_EVERY = 1.0
+#: The status of a worker that ended itself; unlike 3 and 4 it lets the master start another.
+STUCK_STATUS = 70
+
+
+class EngineThread:
+    """Nothing async exists before `start`, which a worker calls after the fork."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine: Engine | None = None
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self.beat = 0.0
+        #: Seconds by which the loop was late, as last measured.
+        self.lag = 0.0
+        self.on_beat: Callable[[], None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("the engine is not running")
+        return self._engine
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop has turned lately."""
+        fresh = time.monotonic() - self.beat < self._settings.loop_stuck_after
+        return self._engine is not None and fresh
+
+    def start(self) -> None:
+        """Start loop and engine; raises what the engine raised."""
+        threading.Thread(target=self._serve, name="engine", daemon=True).start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Cancel what runs, close the engine, end the loop."""
+        if self._loop is not None and self._engine is not None:
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=10)
+            self._engine = None
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def submit(self, plan: Plan, tenant: str) -> Job:
+        """A job that starts when it is entered."""
+        engine, loop = self.engine, self._loop
+        assert loop is not None
+        return Job(loop, lambda job: engine.answer(plan, tenant, job))
+
+    def ask(self, make: Callable[[Engine], Any], timeout: float) -> Any:
+        """Run ``make(engine)``, a coroutine, on the loop and wait for it; for health and models."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(make(self.engine), self._loop).result(timeout)
+
+    def drain(self, seconds: float) -> None:
+        if self._loop is not None and self._engine is not None:
+            self._loop.call_soon_threadsafe(self._engine.drain, seconds)
+
+    def _serve(self) -> None:
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._loop = loop
+        try:
+            loop.run_until_complete(self._open())
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits in start()
+            self._failure = error
+            self._started.set()
+            return
+        self._beat(time.monotonic())
+        self._started.set()
+        loop.run_forever()
+        loop.close()
+
+    async def _open(self) -> None:
+        self._engine = Engine(self._settings, self._registry)
+
+    async def _close(self) -> None:
+        mine = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.engine.close()
+
+    def _beat(self, due: float) -> None:
+        self.beat = time.monotonic()
+        self.lag = max(0.0, self.beat - due)
+        if self.on_beat is not None:
+            self.on_beat()
+        assert self._loop is not None
+        self._loop.call_later(_BEAT_EVERY, self._beat, self.beat + _BEAT_EVERY)
+
+    def _watch(self) -> None:
+        """End this process once the loop is stuck: gunicorn sees only its own accept thread."""
+        limit = self._settings.loop_stuck_after
+        while self._engine is not None:
+            time.sleep(min(1.0, limit / 4))
+            late = time.monotonic() - self.beat
+            if self._engine is not None and late > limit:
+                _log.critical("event loop stuck for %.0f s; stacks follow, worker ends", late)
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                sys.stderr.flush()
+                os._exit(STUCK_STATUS)

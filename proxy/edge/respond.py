@@ -1,0 +1,180 @@
+"""Flask responses: JSON, streams, errors; and the one log line of each request."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from flask import Response
+
+from proxy.edge.client import ClientGone, ClientSocket
+from proxy.edge.handoff import Job
+from proxy.errors import ProxyError
+from proxy.run.engine import Outcome
+from proxy.wire.response import error_event
+
+_log = logging.getLogger("optillm.requests")
+
+#: A client's own request id is kept if it looks like one.
+_LONGEST_ID = 128
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way through the edge: what its log line will say."""
+
+    id: str
+    path: str
+    began: float = field(default_factory=time.monotonic)
+    approach: str = "-"
+    model: str = "-"
+    tenant: str = ""
+    stream: bool = False
+
+    @classmethod
+    def of(cls, environ: Mapping[str, Any]) -> Exchange:
+        given = str(environ.get("HTTP_X_REQUEST_ID", ""))
+        sound = 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable()
+        identity = given if sound else f"req_{random.getrandbits(128):032x}"
+        return cls(id=identity, path=str(environ.get("PATH_INFO", "")))
+
+    def log(
+        self,
+        status: int,
+        *,
+        code: str = "-",
+        summary: Mapping[str, Any] | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> None:
+        summary, usage = summary or {}, usage or {}
+        _log.info(
+            "id=%s path=%s status=%d code=%s approach=%s model=%s stream=%s calls=%s rounds=%s "
+            "tokens=%s ms=%.1f",
+            self.id,
+            _word(self.path),
+            status,
+            code,
+            _word(self.approach),
+            _word(self.model),
+            str(self.stream).lower(),
+            summary.get("calls", 0),
+            summary.get("rounds", 0),
+            usage.get("total_tokens", 0),
+            1000 * (time.monotonic() - self.began),
+        )
+
+
+def json_response(
+    body: bytes, exchange: Exchange, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    response = Response(body, status=status, content_type="application/json")
+    response.headers["x-request-id"] = exchange.id
+    if headers:
+        response.headers.update(headers)
+    return response
+
+
+def answered(outcome: Outcome, exchange: Exchange) -> Response:
+    """A finished run as JSON."""
+    exchange.log(200, summary=outcome.summary, usage=outcome.usage)
+    return json_response(outcome.body or b"", exchange, headers=_summary_headers(outcome.summary))
+
+
+def failed(error: ProxyError, exchange: Exchange) -> Response:
+    status = error.http_status()
+    exchange.log(status, code=error.code)
+    return json_response(orjson.dumps(error.body()), exchange, status, error.headers())
+
+
+def client_gone(exchange: Exchange) -> Response:
+    """Nobody reads it; 499 is nginx's word for this in logs."""
+    exchange.log(499, code="client_gone")
+    return Response(status=499)
+
+
+class EventStream(Iterator[bytes]):
+    """The body of a streamed response; closing it cancels the run.
+
+    ``resources`` are what the view had open: the job and the admission slot.
+    """
+
+    def __init__(
+        self, first: bytes, job: Job, client: ClientSocket, exchange: Exchange, resources: ExitStack
+    ) -> None:
+        self._first: bytes | None = first
+        self._job = job
+        self._client = client
+        self._exchange = exchange
+        self._resources = resources
+        self._outcome: Outcome | None = None
+        self._closed = False
+
+    def __next__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._outcome is not None:
+            raise StopIteration
+        try:
+            taken = self._job.take(self._client)
+        except ClientGone:
+            raise StopIteration from None
+        except ProxyError as error:
+            return self._broken(error)
+        except Exception as bug:  # noqa: BLE001 - the edge's last line: client and log are told
+            _log.error("unexpected error in request %s", self._exchange.id, exc_info=bug)
+            return self._broken(ProxyError("The proxy has an internal error; its log says more."))
+        if isinstance(taken, bytes):
+            return taken
+        self._outcome = taken
+        raise StopIteration
+
+    def _broken(self, error: ProxyError) -> bytes:
+        self._outcome = Outcome(None, {}, error=error)
+        return error_event(error)
+
+    def close(self) -> None:
+        """Called by the WSGI server in the end, whatever that end is."""
+        if self._closed:
+            return
+        self._closed = True
+        self._resources.close()
+        outcome = self._outcome
+        if outcome is None:
+            self._exchange.log(499, code="client_gone")
+        else:
+            code = "-" if outcome.error is None else outcome.error.code
+            self._exchange.log(200, code=code, summary=outcome.summary, usage=outcome.usage)
+
+
+def event_stream(body: EventStream, exchange: Exchange) -> Response:
+    response = Response(body, content_type="text/event-stream; charset=utf-8")
+    response.headers["x-request-id"] = exchange.id
+    response.headers["Cache-Control"] = "no-cache"
+    # nginx in front would otherwise collect the stream.
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def _summary_headers(summary: Mapping[str, Any]) -> dict[str, str]:
+    headers = {
+        f"x-optillm-{name}": str(summary[name])
+        for name in ("approach", "calls", "rounds", "exhausted")
+        if summary.get(name) is not None
+    }
+    if summary.get("skipped"):
+        headers["x-optillm-skipped"] = "; ".join(summary["skipped"])
+    return headers
+
+
+def _word(text: str) -> str:
+    """``text`` as one logfmt value."""
+    if text.isprintable() and not set(text) & set(' "='):
+        return text
+    return orjson.dumps(text).decode()

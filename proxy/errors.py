@@ -1,0 +1,222 @@
+"""Everything that can go wrong with a request, and the shape it takes on the wire.
+
+    ProxyError                      500  internal_error
+    ├── BadRequest                  400  invalid_request, or a code of its own
+    │   ├── BudgetTooSmall          400  budget_too_small
+    │   └── BudgetExhausted         400  budget_exhausted
+    ├── BodyTooLarge                413  body_too_large
+    ├── BodyTimeout                 408  body_timeout
+    ├── Unauthorized                401  invalid_api_key
+    ├── NotFound                    404  not_found, model_not_found
+    ├── MethodNotAllowed            405  method_not_allowed
+    ├── Overloaded                  503  overloaded
+    ├── ShuttingDown                503  shutting_down
+    ├── DeadlineExceeded            504  deadline_exceeded
+    └── UpstreamError               502  upstream_error
+        ├── UpstreamRejected        the upstream's own 400, 413 or 422
+        ├── ModelNotFound           400  model_not_found
+        ├── UpstreamAuth            502  upstream_auth
+        ├── UpstreamRateLimited     429  upstream_rate_limited
+        ├── UpstreamOverloaded      503  upstream_overloaded
+        ├── UpstreamUnreachable     502  upstream_unreachable
+        ├── UpstreamTimeout         504  upstream_timeout
+        ├── UpstreamInvalid         502  upstream_invalid_response
+        └── EmptyReply              502  upstream_empty_reply
+
+    ConfigError                     what the operator gave cannot be used; exit status 2
+
+A gateway in front of us may rewrite bodies, so the code also travels as the response header
+``x-optillm-error``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used: says which, why, and what to do."""
+
+
+class ProxyError(Exception):
+    """An error with an HTTP status, a stable code, and OpenAI's error object."""
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+    def http_status(self) -> int:
+        return self.status
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        headers = {"x-optillm-error": self.code}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(self.retry_after)))
+        return headers
+
+
+class BadRequest(ProxyError):
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class BudgetTooSmall(BadRequest):
+    """The budget does not cover even the least the approach needs; nothing was called."""
+
+    code = "budget_too_small"
+
+
+class BudgetExhausted(BadRequest):
+    """The budget ended before any answer was kept."""
+
+    code = "budget_exhausted"
+
+
+class BodyTooLarge(ProxyError):
+    status = 413
+    code = "body_too_large"
+    type = "invalid_request_error"
+
+
+class BodyTimeout(ProxyError):
+    """The client announced a body and stopped sending it."""
+
+    status = 408
+    code = "body_timeout"
+    type = "invalid_request_error"
+
+
+class Unauthorized(ProxyError):
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class NotFound(ProxyError):
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(ProxyError):
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+
+class Overloaded(ProxyError):
+    status = 503
+    code = "overloaded"
+    type = "overloaded_error"
+
+
+class ShuttingDown(ProxyError):
+    status = 503
+    code = "shutting_down"
+    type = "overloaded_error"
+
+
+class DeadlineExceeded(ProxyError):
+    """The deadline passed and no answer had been kept."""
+
+    status = 504
+    code = "deadline_exceeded"
+    type = "timeout_error"
+
+
+class UpstreamError(ProxyError):
+    """The upstream answered with an error, not at all, or with something unusable."""
+
+    status = 502
+    code = "upstream_error"
+    type = "upstream_error"
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream blames the request (400, 413, 422): its status and words are kept."""
+
+    type = "invalid_request_error"
+
+    def __init__(
+        self, message: str, *, status: int, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message, code=code or "upstream_rejected", param=param)
+        self._status = status
+
+    def http_status(self) -> int:
+        return self._status
+
+
+class ModelNotFound(UpstreamError):
+    """400, not 404: a gateway would put the whole deployment into cool-down on a 404."""
+
+    status = 400
+    code = "model_not_found"
+    type = "invalid_request_error"
+
+
+class UpstreamAuth(UpstreamError):
+    """The upstream refused our key. 502: the client's own key is not at fault."""
+
+    code = "upstream_auth"
+
+
+class UpstreamRateLimited(UpstreamError):
+    status = 429
+    code = "upstream_rate_limited"
+    type = "rate_limit_error"
+
+
+class UpstreamOverloaded(UpstreamError):
+    status = 503
+    code = "upstream_overloaded"
+    type = "overloaded_error"
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+    type = "timeout_error"
+
+
+class UpstreamInvalid(UpstreamError):
+    """The upstream said 200 and sent something that is no chat completion."""
+
+    code = "upstream_invalid_response"
+
+
+class EmptyReply(UpstreamError):
+    """A reply with neither text nor tool calls."""
+
+    code = "upstream_empty_reply"

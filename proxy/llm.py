@@ -1,0 +1,342 @@
+"""`LLM`: what an approach holds in its hand.
+
+Bound to one choice of one request: its models and their roles, its budget, deadline and ledger,
+and the way to the client. Whatever an approach does with models it does through this object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from proxy.approach import Range, Shape, approach, transform
+from proxy.chat import Chat, Filter, Message, Reply, filtered
+from proxy.ensembles import Member, Role
+from proxy.errors import EmptyReply, UpstreamError
+from proxy.run import calls
+from proxy.run.fan import Fan, speculating
+from proxy.run.outlet import Through
+from proxy.run.scope import Scope
+from proxy.upstream.port import Call, Json
+
+__all__ = [
+    "DRAFT",
+    "LLM",
+    "Delta",
+    "Fan",
+    "Range",
+    "Shape",
+    "UpstreamError",
+    "approach",
+    "transform",
+]
+
+T = TypeVar("T")
+
+#: What shapes the text that the client sees. Never sent on helper calls.
+SHAPE_PARAMS = frozenset({
+    "audio", "function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens",
+    "modalities", "parallel_tool_calls", "prediction", "response_format", "stop", "tool_choice",
+    "tools", "top_logprobs", "verbosity",
+})  # fmt: skip
+#: Who asks, not what is asked: sent on every call.
+_IDENTITY_PARAMS = frozenset({"user", "safety_identifier", "service_tier"})
+#: For samples that are material for another stage, not the answer: none of the client's shape.
+DRAFT: Mapping[str, None] = dict.fromkeys(sorted(SHAPE_PARAMS))
+#: Samples at the client's temperature 0 would all be the same one (arXiv:2203.11171 uses 0.5–0.7).
+_DIVERSE = 0.7
+#: Keeps the seeds of one choice's samples apart from the next choice's.
+_SEED_STRIDE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One piece of a streamed reply."""
+
+    text: str
+    reasoning: str
+    logprobs: Any = None
+
+
+class LLM:
+    """See DESIGN §3.2 for the table. Errors of calls are `UpstreamError`s."""
+
+    __slots__ = ("_not_model", "_role", "_scope", "_slug")
+
+    def __init__(
+        self, scope: Scope, slug: str, role: Role | None = None, not_model: str | None = None
+    ) -> None:
+        self._scope = scope
+        self._slug = slug
+        self._role = role
+        self._not_model = not_model
+
+    async def ask(self, messages: Sequence[Message], **params: Any) -> Reply:
+        """A helper call (judge, plan, critique): none of the client's parameters but identity.
+
+        Raises `EmptyReply` where nothing was said.
+        """
+        member = self._member("helper")
+        body = self._helper_body(member, messages, params)
+        return _said(await self._complete(member, body, self._role or "helper"))
+
+    async def answer(
+        self, messages: Sequence[Message], *, nth: int | None = None, **params: Any
+    ) -> Reply:
+        """A candidate: inherits the client's parameters.
+
+        ``nth`` says that it is one of several: it sends ``seed + nth``, goes to the nth proposer
+        and never runs at the client's temperature 0. Raises `EmptyReply` where nothing was said.
+        """
+        member = self._member("proposer", nth=nth or 0)
+        body = self._candidate_body(member, messages, params, nth)
+        return _said(await self._complete(member, body, self._role or "proposer"))
+
+    def sample(
+        self, messages: Sequence[Message], k: int, *, reserve: int = 0, **params: Any
+    ) -> Fan[Reply]:
+        """``k`` candidates at once: ``async with llm.sample(...) as landed``.
+
+        Samples already paid for (`run(given=...)`) come first. ``reserve`` calls of the budget are
+        left for later stages: fewer samples are drawn where the budget is short, at least one.
+        """
+        given = [self._scope.given.popleft() for _ in range(min(k, len(self._scope.given)))]
+        wanted = k - len(given)
+        left = self._scope.run.budget.calls_left
+        if left is not None and wanted:
+            wanted = max(1 if not given else 0, min(wanted, left - reserve))
+        members: list[Coroutine[Any, Any, Reply]] = [_ready(reply) for reply in given]
+        if self._scope.run.services.native_n and wanted > 1:
+            return _NativeSample(members, self, messages, wanted, params)
+        several = k > 1
+        members += [
+            self.answer(messages, nth=len(given) + i if several else None, **params)
+            for i in range(wanted)
+        ]
+        return Fan(members, owner=self._scope.answer)
+
+    def fan(self, members: Iterable[Coroutine[Any, Any, T]] = ()) -> Fan[T]:
+        """Whole chains side by side (sample, then rate it), taken as they land."""
+        return Fan(members, owner=self._scope.answer)
+
+    async def final(
+        self, messages: Sequence[Message], *, through: Filter | None = None, **params: Any
+    ) -> Reply:
+        """The answer that the client sees, passed on as it arises where the client streams.
+
+        At most once a run and never inside a fan: what has been shown cannot be taken back.
+        ``through`` rewrites its text, in the stream and in JSON alike.
+        """
+        answer = self._scope.answer
+        if answer.final:
+            raise RuntimeError(f"approach {self._slug!r} called final() twice")
+        if speculating.get() is answer:
+            raise RuntimeError(f"approach {self._slug!r} called final() inside a fan")
+        member = self._member("aggregator")
+        body = self._candidate_body(member, messages, params, None)
+        role = self._role or "final"
+        answer.final = True
+        if not self._scope.outlet.live:
+            reply = await self._complete(member, body, role)
+            if reply.empty and self._scope.kept.reply is not None:
+                raise EmptyReply("The final call came back empty.")
+            if through is not None and isinstance(reply.message.get("content"), str):
+                reply = reply.with_text(filtered(reply.text, through))
+            await self._scope.outlet.reply(reply)
+            return reply
+        outlet = self._scope.outlet if through is None else self._scope.closing(through)
+        async with calls.stream(self._scope.run, Call(member.model, body), role) as incoming:
+            async for choice in incoming:
+                delta = _without_role(choice.get("delta") or {})
+                if any(delta.values()) or choice.get("logprobs"):
+                    await outlet.delta(delta, choice.get("logprobs"))
+            reply = incoming.reply
+        if isinstance(outlet, Through):
+            await outlet.flush()
+            reply = reply.with_text(outlet.passed)
+        return reply
+
+    @asynccontextmanager
+    async def stream(
+        self, messages: Sequence[Message], *, nth: int | None = None, **params: Any
+    ) -> AsyncIterator[Stream]:
+        """A candidate read as it arises: iterate its `Delta`s, then take ``.reply``.
+
+        Leaving the block early closes the connection: the upstream stops generating.
+        """
+        member = self._member("proposer", nth=nth or 0)
+        body = self._candidate_body(member, messages, params, nth)
+        call = Call(member.model, body)
+        async with calls.stream(self._scope.run, call, self._role or "proposer") as incoming:
+            yield Stream(incoming)
+
+    async def emit(self, text: str) -> None:
+        """Content for the client, in order, ahead of what the approach returns."""
+        self._scope.answer.emitted += text
+        await self._scope.outlet.delta({"content": text})
+
+    def note(self, text: str) -> None:
+        """A word on progress: a comment in the stream, never content."""
+        self._scope.outlet.note(text)
+
+    def keep(self, reply: Reply) -> None:
+        """The best answer so far: what the client gets if time or budget end here."""
+        self._scope.keep(reply)
+
+    def role(self, role: Role, *, not_model: str | None = None) -> LLM:
+        """The same, speaking through the ensemble's member for ``role``.
+
+        ``not_model`` asks for another model where there is a choice, so that none judges itself.
+        """
+        return LLM(self._scope, self._slug, role, not_model)
+
+    async def run(
+        self,
+        slug: str,
+        chat: Chat,
+        *,
+        tail: bool = False,
+        given: Sequence[Reply] = (),
+        **options: Any,
+    ) -> Reply:
+        """Another approach inside this one.
+
+        As ``tail`` it answers in this one's place: it shares the way to the client, the kept
+        answer and the budget. ``given`` hands over samples that are paid for.
+        """
+        run = self._scope.run
+        if run.play is None:
+            raise RuntimeError("this run has no pipeline to play another approach")
+        node = run.services.registry.leaf(slug, options)
+        scope = self._scope.nested(given, tail=tail)
+        return await run.play(node, chat, scope)
+
+    async def once(self, key: Hashable, make: Callable[[], Awaitable[T]], ttl: float) -> T:
+        """What ``make`` returned the last time, for ``ttl`` seconds: per tenant, slug and model."""
+        scope = self._scope
+        owner = (scope.run.tenant, self._slug, self._member("helper").model)
+        made: T = await scope.run.services.cache.once((owner, key), make, ttl)
+        return made
+
+    async def equal(self, a: str, b: str) -> bool:
+        """Whether two normalised answers are the same expression; False where nobody can tell."""
+        return await self._scope.run.services.calculator.equivalent(a, b) is True
+
+    def time_for(self, rounds: int) -> bool:
+        """Whether so many more calls of the usual length fit in front of the deadline."""
+        usual = self._scope.run.ledger.usual_duration()
+        return usual is None or self._scope.run.time_left > rounds * usual
+
+    def _member(self, role: Role, nth: int = 0) -> Member:
+        return self._scope.run.team.member(self._role or role, nth=nth, not_model=self._not_model)
+
+    async def _complete(self, member: Member, body: Json, role: str) -> Reply:
+        replies = await calls.complete(self._scope.run, Call(member.model, body), role)
+        return replies[0]
+
+    def _helper_body(
+        self, member: Member, messages: Sequence[Message], params: Mapping[str, Any]
+    ) -> Json:
+        client = self._scope.run.params
+        identity = {name: client[name] for name in _IDENTITY_PARAMS if name in client}
+        members = {n: v for n, v in member.params.items() if n not in SHAPE_PARAMS}
+        return self._body(messages, {**identity, **members}, params)
+
+    def _candidate_body(
+        self,
+        member: Member,
+        messages: Sequence[Message],
+        params: Mapping[str, Any],
+        nth: int | None,
+    ) -> Json:
+        client = {**self._scope.run.params, **member.params}
+        if nth is not None and client.get("temperature") == 0:
+            client["temperature"] = _DIVERSE
+        offset = (nth or 0) + _SEED_STRIDE * self._scope.index
+        if isinstance(client.get("seed"), int) and offset:
+            client["seed"] += offset
+        return self._body(messages, client, params)
+
+    def _body(
+        self, messages: Sequence[Message], inherited: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> Json:
+        """Arguments win over what is inherited; an argument of None takes a member away."""
+        body = {**inherited, **given}
+        if "max_completion_tokens" in self._scope.run.params and "max_tokens" in given:
+            # Models that want the newer name refuse the older one.
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        return {"messages": list(messages), **{n: v for n, v in body.items() if v is not None}}
+
+
+class Stream:
+    """A candidate that is being read."""
+
+    def __init__(self, incoming: calls.Incoming) -> None:
+        self._incoming = incoming
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        async for choice in self._incoming:
+            delta = choice.get("delta") or {}
+            reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            yield Delta(delta.get("content") or "", reasoning, choice.get("logprobs"))
+
+    @property
+    def reply(self) -> Reply:
+        """What has been read so far."""
+        return self._incoming.reply
+
+
+class _NativeSample(Fan[Reply]):
+    """``k`` samples as one call with ``n: k``; what the upstream falls short of is topped up."""
+
+    def __init__(
+        self,
+        members: list[Coroutine[Any, Any, Reply]],
+        llm: LLM,
+        messages: Sequence[Message],
+        k: int,
+        params: Mapping[str, Any],
+    ) -> None:
+        super().__init__([*members, self._many(llm, messages, k, params)], llm._scope.answer)
+
+    async def _many(
+        self, llm: LLM, messages: Sequence[Message], k: int, params: Mapping[str, Any]
+    ) -> Reply:
+        member = llm._member("proposer")
+        body = llm._candidate_body(member, messages, params, 0)
+        role = llm._role or "proposer"
+        call = Call(member.model, {**body, "n": k})
+        replies = await calls.complete(llm._scope.run, call, role, choices=k)
+        said = [reply for reply in replies[:k] if not reply.empty]
+        for reply in said[1:]:
+            self.add(_ready(reply))
+        for nth in range(len(replies), k):
+            self.add(llm.answer(messages, nth=nth, **params))
+        return _said(said[0] if said else replies[0])
+
+
+async def _ready(reply: Reply) -> Reply:
+    return reply
+
+
+def _said(reply: Reply) -> Reply:
+    if reply.empty:
+        raise EmptyReply(
+            f"Model '{reply.model}' answered with nothing (finish_reason {reply.finish_reason!r})."
+        )
+    return reply
+
+
+def _without_role(delta: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in delta.items() if name != "role"}

@@ -1,0 +1,140 @@
+"""One upstream call on behalf of a run: budget, ledger and depth around the port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+from proxy.chat import Reply
+from proxy.errors import ProxyError, UpstreamInvalid
+from proxy.run.fan import depth
+from proxy.run.scope import Run
+from proxy.upstream.port import Call, Json
+from proxy.wire.assemble import Assembler
+
+
+class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role) as recording``
+    """Enter one call in the ledger, whatever becomes of it.
+
+    Raises `BudgetExhausted` where it cannot be paid for.
+    """
+
+    __slots__ = ("_ended", "_record", "_run")
+
+    def __init__(self, run: Run, call: Call, role: str, choices: int = 1) -> None:
+        run.budget.check(choices)
+        self._run = run
+        self._record = run.ledger.begin(role, call.model, depth.get() + 1, choices)
+        self._ended = False
+
+    def __enter__(self) -> recorded:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, ProxyError):
+            self.end(error.code)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit) or error is None:
+            # Left before the answer was complete: whoever reads it has seen enough.
+            self.end("cancelled")
+        else:
+            self.end("failed")
+
+    def replied(self) -> None:
+        """The first bytes of an answer are here."""
+        if self._record.first is None:
+            self._record.first = self._run.ledger.now()
+            if self._run.replied is not None:
+                self._run.replied()
+
+    def done(self, usage: Mapping[str, Any] | None) -> None:
+        """The answer is complete: what follows in this task has waited for it."""
+        self.replied()
+        self.end("ok", usage)
+        depth.set(self._record.round)
+
+    def end(self, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._run.ledger.end(self._record, outcome, usage)
+
+
+async def complete(run: Run, call: Call, role: str, choices: int = 1) -> list[Reply]:
+    """One call, one reply for each choice that came back (an upstream may ignore ``n``)."""
+    if run.services.stream_all and choices == 1:
+        return [await _assembled(run, call, role)]
+    with recorded(run, call, role, choices) as recording:
+        answer = await run.services.upstream.complete(call)
+        usage = _usage(answer)
+        recording.done(usage)
+    return [
+        Reply(
+            message=choice["message"],
+            finish_reason=choice.get("finish_reason") or "stop",
+            model=call.model,
+            usage=usage,
+            logprobs=choice.get("logprobs"),
+            served_by=str(answer.get("model") or ""),
+        )
+        for choice in answer["choices"]
+    ]
+
+
+class Incoming:
+    """A streamed answer of one choice: iterate its chunks' choices, then read ``reply``."""
+
+    def __init__(self, chunks: AsyncIterator[Any], recording: recorded, model: str) -> None:
+        self._chunks = chunks
+        self._recording = recording
+        self._model = model
+        self._assembler = Assembler()
+        self._usage: Mapping[str, Any] | None = None
+        self._served_by = ""
+
+    async def __aiter__(self) -> AsyncIterator[Json]:
+        async for batch in self._chunks:
+            for chunk in batch:
+                self._recording.replied()
+                self._usage = _usage(chunk) or self._usage
+                self._served_by = self._served_by or str(chunk.get("model") or "")
+                for choice in chunk.get("choices") or ():
+                    if isinstance(choice, dict):
+                        self._assembler.add(choice)
+                        yield choice
+        if not self._assembler.complete:
+            raise UpstreamInvalid("The upstream's stream ended without a finish_reason.")
+        self._recording.done(self._usage)
+
+    @property
+    def reply(self) -> Reply:
+        """What has arrived so far; the whole reply once the iteration has ended."""
+        return self._assembler.reply(
+            model=self._model, usage=self._usage, served_by=self._served_by
+        )
+
+
+@asynccontextmanager
+async def stream(run: Run, call: Call, role: str) -> AsyncIterator[Incoming]:
+    """One streamed call. Leaving early closes its connection."""
+    with recorded(run, call, role) as recording:
+        async with run.services.upstream.stream(call) as chunks:
+            yield Incoming(chunks, recording, call.model)
+
+
+async def _assembled(run: Run, call: Call, role: str) -> Reply:
+    async with stream(run, call, role) as incoming:
+        async for _ in incoming:
+            pass
+        return incoming.reply
+
+
+def _usage(answer: Json) -> Mapping[str, Any] | None:
+    usage = answer.get("usage")
+    return usage if isinstance(usage, dict) and usage else None

@@ -1,0 +1,96 @@
+"""Independent calls side by side: taken as they land, and none left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from proxy.errors import ProxyError
+
+T = TypeVar("T")
+
+#: How many calls the running code has waited for, one after another (techniques: "rounds").
+depth: ContextVar[int] = ContextVar("depth", default=0)
+#: The answer (`proxy.run.scope.Answer`) whose fan the running code is a member of.
+speculating: ContextVar[object] = ContextVar("speculating", default=None)
+
+
+class Fan(Generic[T]):
+    """``async with Fan(coros) as landed: async for result in landed: ...``
+
+    Leaving the block cancels what is still running and waits until it has ended. A member that
+    fails is dropped and its error kept in ``failed``; only when nothing landed at all is an error
+    raised, the first one. Any exception that is no `ProxyError` is a bug and raised at once.
+
+    Taking a result lifts the consumer's depth to the depth at which the result was known: rounds
+    follow the flow of data, not the clock.
+    """
+
+    def __init__(self, members: Iterable[Coroutine[Any, Any, T]], owner: object = None) -> None:
+        self._members = list(members)
+        self._owner = owner
+        self._landed: asyncio.Queue[asyncio.Task[tuple[T, int]]] = asyncio.Queue()
+        self._running: set[asyncio.Task[tuple[T, int]]] = set()
+        self._outstanding = 0
+        self._successes = 0
+        self.failed: list[ProxyError] = []
+
+    async def __aenter__(self) -> Fan[T]:
+        members, self._members = self._members, []
+        for member in members:
+            self.add(member)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        # Errors of members that nobody took are of no interest any more.
+        await asyncio.gather(*running, return_exceptions=True)
+        while not self._landed.empty():
+            task = self._landed.get_nowait()
+            if not task.cancelled():
+                task.exception()
+
+    def add(self, member: Coroutine[Any, Any, T]) -> None:
+        """Start one more member; allowed while the block is open."""
+        task = asyncio.create_task(self._run(member))
+        self._outstanding += 1
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    async def _run(self, member: Coroutine[Any, Any, T]) -> tuple[T, int]:
+        if self._owner is not None:
+            speculating.set(self._owner)
+        return await member, depth.get()
+
+    def _done(self, task: asyncio.Task[tuple[T, int]]) -> None:
+        self._running.discard(task)
+        self._landed.put_nowait(task)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while self._outstanding:
+            task = await self._landed.get()
+            self._outstanding -= 1
+            try:
+                result, known_at = task.result()
+            except ProxyError as error:
+                self.failed.append(error)
+                continue
+            self._successes += 1
+            depth.set(max(depth.get(), known_at))
+            return result
+        if self.failed and not self._successes:
+            raise self.failed[0]
+        raise StopAsyncIteration

@@ -1,0 +1,142 @@
+"""What one request did: every upstream call, its round, its cost, how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One upstream call. Times are seconds since the request began."""
+
+    role: str
+    model: str
+    round: int
+    choices: int
+    start: float
+    first: float | None = None
+    end: float | None = None
+    outcome: str = "running"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "model": self.model,
+            "round": self.round,
+            "choices": self.choices,
+            "start": round(self.start, 4),
+            "first": None if self.first is None else round(self.first, 4),
+            "end": None if self.end is None else round(self.end, 4),
+            "outcome": self.outcome,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+        }
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Filled as the request runs. ``watch`` is told of each call as it begins and ends."""
+
+    began: float = field(default_factory=time.monotonic)
+    calls: list[CallRecord] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    unreported: int = 0
+    skipped: list[str] = field(default_factory=list)
+    exhausted: str | None = None
+    watch: Callable[[CallRecord], None] | None = None
+
+    def now(self) -> float:
+        return time.monotonic() - self.began
+
+    def begin(self, role: str, model: str, round_: int, choices: int = 1) -> CallRecord:
+        record = CallRecord(role, model, round_, choices, start=self.now())
+        self.calls.append(record)
+        if self.watch is not None:
+            self.watch(record)
+        return record
+
+    def end(self, record: CallRecord, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
+        record.end = self.now()
+        record.outcome = outcome
+        if usage:
+            record.prompt_tokens = _count(usage.get("prompt_tokens"))
+            record.completion_tokens = _count(usage.get("completion_tokens"))
+            add_usage(self.usage, usage)
+        else:
+            self.unreported += 1
+        if self.watch is not None:
+            self.watch(record)
+
+    @property
+    def choices(self) -> int:
+        """Calls as they are billed and declared: one for each choice asked for."""
+        return sum(record.choices for record in self.calls)
+
+    @property
+    def rounds(self) -> int:
+        """The longest chain of calls that waited for each other."""
+        return max((record.round for record in self.calls), default=0)
+
+    @property
+    def total_tokens(self) -> int:
+        return _count(self.usage.get("total_tokens"))
+
+    def total_usage(self) -> dict[str, Any]:
+        """The sum over all calls, in the shape OpenAI's clients read."""
+        return complete_usage(self.usage)
+
+    def usual_duration(self) -> float | None:
+        """Mean seconds of the calls that came back, or None before any did."""
+        done = [r.end - r.start for r in self.calls if r.end is not None and r.outcome == "ok"]
+        return sum(done) / len(done) if done else None
+
+    def summary(self, approach: str, *, trace: bool) -> dict[str, Any]:
+        """The ``optillm`` object of a response."""
+        summary: dict[str, Any] = {
+            "approach": approach,
+            "calls": self.choices,
+            "rounds": self.rounds,
+            "exhausted": self.exhausted,
+            "skipped": self.skipped,
+            "unreported_calls": self.unreported,
+        }
+        if trace:
+            summary["trace"] = [record.as_json() for record in self.calls]
+        return summary
+
+
+def add_usage(total: dict[str, Any], usage: Mapping[str, Any]) -> None:
+    """Add every number of ``usage`` to ``total``, member by member."""
+    for name, value in usage.items():
+        if isinstance(value, dict):
+            nested = total.setdefault(name, {})
+            if isinstance(nested, dict):
+                add_usage(nested, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[name] = total.get(name, 0) + value
+
+
+def complete_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """``usage`` with the members that clients index without asking."""
+    prompt = _count(usage.get("prompt_tokens"))
+    completion = _count(usage.get("completion_tokens"))
+    details = usage.get("completion_tokens_details")
+    return {
+        **usage,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": _count(usage.get("total_tokens")) or prompt + completion,
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            **(details if isinstance(details, dict) else {}),
+        },
+    }
+
+
+def _count(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) else 0

@@ -1,0 +1,155 @@
+"""One request (`Run`) and one choice of it (`Scope`): what an `LLM` is bound to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from proxy.chat import Chat, Filter, Reply
+from proxy.ensembles import Team
+from proxy.run.budget import Budget
+from proxy.run.cache import Cache
+from proxy.run.ledger import Ledger
+from proxy.run.outlet import Collected, Outlet, Through
+from proxy.upstream.port import Upstream
+
+if TYPE_CHECKING:
+    from proxy.pipeline import Node
+    from proxy.registry import Registry
+    from proxy.run.calculator import Calculator
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a worker's runs share."""
+
+    upstream: Upstream
+    registry: Registry
+    cache: Cache
+    calculator: Calculator
+    #: ``single``: k samples are k calls. ``native``: one call with ``n: k``.
+    native_n: bool = False
+    #: Stream every call, for upstreams that notice a hang-up only then.
+    stream_all: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One HTTP request: its choices share ledger, budget and deadline."""
+
+    services: Services
+    team: Team
+    params: Mapping[str, Any]
+    ledger: Ledger
+    budget: Budget
+    deadline: float
+    #: Set when this process is told to stop: the deadline was then brought forward.
+    stopping: bool = False
+    tenant: str = ""
+    replied: Callable[[], None] | None = None
+    play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None
+    clocks: set[asyncio.Timeout] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def clock(self) -> AsyncIterator[None]:
+        """Raise `TimeoutError` in the block once the deadline has passed."""
+        async with asyncio.timeout(None) as clock:
+            self.clocks.add(clock)
+            try:
+                yield
+            finally:
+                self.clocks.discard(clock)
+
+    def tick(self, now: float) -> None:
+        """End what is past the deadline; called by the engine, many times a second.
+
+        One sweep over all runs instead of a timer for each: a timer costs a request 5 % of its CPU.
+        """
+        if now >= self.deadline:
+            for clock in self.clocks:
+                if clock.when() is None:
+                    clock.reschedule(now)
+
+    def hurry(self, deadline: float) -> None:
+        """Bring the deadline forward: this process is told to stop."""
+        self.stopping = True
+        self.deadline = min(self.deadline, deadline)
+
+    @property
+    def time_left(self) -> float:
+        return self.deadline - asyncio.get_running_loop().time()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What has gone out of one outlet so far."""
+
+    #: `final` was called: what it returned has been passed on.
+    final: bool = False
+    #: Text passed on by `emit`.
+    emitted: str = ""
+
+
+@dataclass(slots=True)
+class Kept:
+    """The best answer so far, and the way to the client it would take."""
+
+    reply: Reply | None = None
+    outlet: Outlet | None = None
+    #: The outermost filter in use: flushed where a deadline cuts the answer.
+    closing: Outlet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One choice, or one inner stage of it.
+
+    ``outlet`` takes this stage's content. ``rescue`` is where a kept reply goes if time runs out:
+    for an inner stage, the way to the client.
+    """
+
+    run: Run
+    outlet: Outlet
+    rescue: Outlet
+    answer: Answer
+    kept: Kept
+    index: int = 0
+    given: deque[Reply] = field(default_factory=deque)
+
+    @classmethod
+    def of(cls, run: Run, outlet: Outlet, index: int = 0) -> Scope:
+        return cls(run, outlet, rescue=outlet, answer=Answer(), kept=Kept(), index=index)
+
+    def keep(self, reply: Reply) -> None:
+        self.kept.reply = reply
+        self.kept.outlet = self.rescue
+
+    def behind(self, through: Filter | None) -> Scope:
+        """The same stage behind a transform's filter."""
+        if through is None:
+            return self
+        outlet = self.closing(through)
+        return replace(self, outlet=outlet, rescue=outlet, answer=Answer())
+
+    def closing(self, through: Filter) -> Through:
+        """This stage's outlet behind ``through``, to be flushed if the answer is cut short."""
+        outlet = Through(self.outlet, through)
+        if self.outlet is self.rescue:
+            self.kept.closing = outlet
+        return outlet
+
+    def inner(self) -> Scope:
+        """A stage that feeds the next one: its content stays inside, what it keeps does not."""
+        return replace(self, outlet=Collected(), answer=Answer(), given=deque())
+
+    def nested(self, given: Sequence[Reply], *, tail: bool) -> Scope:
+        """An approach run by another: as its tail, or for a result it will use itself."""
+        if tail:
+            return replace(self, given=deque(given))
+        outlet = Collected()
+        scope = Scope.of(self.run, outlet, self.index)
+        return replace(scope, given=deque(given))

@@ -1,0 +1,114 @@
+"""One streamed response: when its head leaves, what keeps it alive, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from proxy.chat import Reply
+from proxy.wire.assemble import deltas_of
+from proxy.wire.response import Envelope
+from proxy.wire.sse import DONE, KEEP_ALIVE, comment
+
+#: How long the head waits for the first upstream reply: an error until then still gets its status.
+HOLD_HEAD = 1.0
+KEEP_ALIVE_EVERY = 15.0
+
+
+class Sink(Protocol):
+    """The way to the client's thread, which belongs to the edge."""
+
+    def put(self, data: bytes) -> None:
+        """Hand over bytes; never blocks."""
+        ...
+
+    async def room(self) -> None:
+        """Wait while the client is behind with reading."""
+        ...
+
+
+class Stream:
+    """All choices of a streamed response share one."""
+
+    def __init__(self, sink: Sink, envelope: Envelope, choices: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sink = sink
+        self.envelope = envelope
+        self._choices = choices
+        self.opened = False
+        self._wrote_at = self._loop.time()
+        self._timer = self._loop.call_later(HOLD_HEAD, self.open)
+
+    def open(self) -> None:
+        """Send the head and each choice's role chunk, once."""
+        if not self.opened:
+            self._opening()
+            self.put(b"".join(map(self.envelope.role, range(self._choices))))
+
+    def _opening(self) -> None:
+        self.opened = True
+        self._timer.cancel()
+        self._timer = self._loop.call_later(KEEP_ALIVE_EVERY, self._keep_alive)
+
+    def put(self, data: bytes) -> None:
+        self._wrote_at = self._loop.time()
+        self._sink.put(data)
+
+    async def write(self, data: bytes, *, opens: bool = False) -> None:
+        """Send ``data`` and wait while the client is behind; ``opens`` where it brings a role."""
+        if opens and not self.opened:
+            self._opening()
+        self.open()
+        self.put(data)
+        await self._sink.room()
+
+    def note(self, text: str) -> None:
+        """A comment, which opens the stream too: the client asked to read along."""
+        self.open()
+        self.put(comment(text))
+
+    def finish(self, last: bytes) -> None:
+        self.open()
+        self.put(last + DONE)
+        self.close()
+
+    def fail(self, event: bytes) -> None:
+        self.put(event)
+        self.close()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _keep_alive(self) -> None:
+        silent = self._loop.time() - self._wrote_at
+        if silent >= KEEP_ALIVE_EVERY:
+            self.put(KEEP_ALIVE)
+            silent = 0.0
+        self._timer = self._loop.call_later(KEEP_ALIVE_EVERY - silent, self._keep_alive)
+
+
+class Streamed:
+    """One choice of a `Stream`; implements `proxy.run.outlet.Outlet`."""
+
+    live = True
+
+    def __init__(self, stream: Stream, index: int) -> None:
+        self._stream = stream
+        self._index = index
+        self.begun = False
+
+    async def delta(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
+        self.begun = True
+        await self._stream.write(self._stream.envelope.chunk(self._index, delta, logprobs))
+
+    async def reply(self, reply: Reply) -> None:
+        delta = deltas_of(reply.message)
+        if delta:
+            await self.delta(delta, reply.logprobs)
+
+    async def flush(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self._stream.note(text)

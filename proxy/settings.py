@@ -1,0 +1,155 @@
+"""Everything this process was started with, validated once, then immutable.
+
+The master builds one ``Settings`` and the workers inherit it by fork: a worker reads no file and
+no environment variable.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from proxy.errors import ConfigError
+
+#: Default port of the service, and the address of the operator's own machine.
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 4020
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+class Secret:
+    """A string that does not print itself."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def matches(self, candidate: bytes) -> bool:
+        """Compare in constant time; any bytes are a legal candidate."""
+        return hmac.compare_digest(self._value.encode(), candidate)
+
+    def redact(self, text: str) -> str:
+        """``text`` without this secret, for words that came from elsewhere."""
+        return text.replace(self._value, "***") if self._value else text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may spend. ``None`` is no limit."""
+
+    max_calls: int | None = None
+    max_total_tokens: int | None = None
+    max_seconds: float | None = None
+
+    def within(self, cap: Limits) -> Limits:
+        """The stricter of both, limit by limit."""
+        return Limits(
+            max_calls=_least(self.max_calls, cap.max_calls),
+            max_total_tokens=_least(self.max_total_tokens, cap.max_total_tokens),
+            max_seconds=_least(self.max_seconds, cap.max_seconds),
+        )
+
+
+def _least(a: _Number | None, b: _Number | None) -> _Number | None:
+    given = [value for value in (a, b) if value is not None]
+    return min(given) if given else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One immutable snapshot. Seconds and bytes unless a name says otherwise."""
+
+    base_url: str
+    upstream_key: Secret | None = None
+    proxy_key: Secret | None = None
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    approach: str = "auto"
+    model: str = "gpt-4o-mini"
+    choices: int = 1
+    workers: int = 1
+    threads: int = 512
+    request_timeout: float = 600.0
+    graceful_timeout: float | None = None
+    upstream_timeout: float = 300.0
+    connect_timeout: float = 5.0
+    upstream_n: Literal["single", "native"] = "single"
+    upstream_cancel: Literal["close", "stream"] = "close"
+    ssl_verify: bool = True
+    ssl_cert_path: str | None = None
+    max_body: int = 32 * 1024 * 1024
+    max_choices: int = 8
+    limits: Limits = field(default_factory=Limits)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    allow_prompt_tags: bool = False
+    log_level: str = "info"
+    socket_timeout: float = 30.0
+    loop_stuck_after: float = 20.0
+
+    @property
+    def drain(self) -> float:
+        """How long a stopping worker may take: longer than any request, unless told otherwise."""
+        if self.graceful_timeout is not None:
+            return self.graceful_timeout
+        return self.request_timeout + 5.0
+
+    @property
+    def admitted(self) -> int:
+        """How many chats a worker takes on at once; the rest of its threads answer /health."""
+        return max(1, self.threads - min(16, max(1, self.threads // 4)))
+
+
+def read_key_file(path: str, flag: str) -> Secret:
+    """Read a key from a file that only its owner can read.
+
+    One trailing newline is not part of the key. Raises `ConfigError` naming ``flag``.
+    """
+    file = Path(path).expanduser()
+    try:
+        mode = file.stat().st_mode
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{flag}: {file} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag}: cannot read {file}: {error}") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{flag}: {file} is not a regular file")
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ConfigError(
+            f"{flag}: {file} can be read by everybody (mode {stat.S_IMODE(mode):04o}); "
+            f"run: chmod 600 {file}"
+        )
+    return key_from_flag(text.removesuffix("\n").removesuffix("\r"), f"{flag}: {file}")
+
+
+def key_from_flag(key: str, source: str) -> Secret:
+    """A key as a `Secret`; raises `ConfigError` for one that no header can carry."""
+    if not key.strip():
+        raise ConfigError(f"{source}: the key is empty")
+    if not key.isprintable() or " " in key:
+        raise ConfigError(f"{source}: the key holds white space or control characters")
+    return Secret(key)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of ``host`` stays on this machine; raises `ConfigError`."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)

@@ -1,0 +1,1 @@
+"""Everything between an approach's call and a provider."""

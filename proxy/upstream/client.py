@@ -1,0 +1,272 @@
+"""One OpenAI-compatible provider over aiohttp: bodies out, answers in, failures typed.
+
+aiohttp is used here and nowhere else. A cancelled call closes its connection, which is how a
+server behind us learns to stop generating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from proxy.errors import (
+    ConfigError,
+    ModelNotFound,
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.settings import Settings
+from proxy.upstream.capabilities import Capabilities
+from proxy.upstream.port import Call, Json
+from proxy.wire.sse import Decoder
+
+#: Shorter than the 5 s after which uvicorn (LiteLLM) drops an idle connection: a request is then
+#: never written into one that the other side is just closing.
+_KEEPALIVE = 4.0
+_SHOWN = 500
+
+
+class Client:
+    """Implements `proxy.upstream.port.Upstream`. Must be built on the loop that uses it."""
+
+    def __init__(self, settings: Settings) -> None:
+        base = settings.base_url.rstrip("/")
+        self._chat = URL(f"{base}/chat/completions")
+        self._models = URL(f"{base}/models")
+        self._key = settings.upstream_key
+        self._silence = settings.upstream_timeout
+        self._capabilities = Capabilities()
+        headers = {"Content-Type": "application/json", "User-Agent": "optillm-proxy"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEPALIVE, ttl_dns_cache=30, ssl=_tls(settings)
+            ),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=settings.connect_timeout, sock_read=self._silence
+            ),
+        )
+
+    async def complete(self, call: Call) -> Json:
+        body = self._capabilities.adapt(call.model, {**call.body, "model": call.model})
+        try:
+            return await self._complete(body)
+        except UpstreamError as error:
+            if not self._capabilities.learn(call.model, body, error):
+                raise
+        return await self._complete(self._capabilities.adapt(call.model, body))
+
+    async def _complete(self, body: Json) -> Json:
+        try:
+            async with self._session.post(
+                self._chat, data=orjson.dumps(body), allow_redirects=False
+            ) as response:
+                received = await response.read()
+                if response.status != 200:
+                    raise self._refusal(response, received)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._failure(error) from error
+        answer = self._parsed(received, response.content_type)
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise UpstreamInvalid("The upstream answered without a choice ('choices' is empty).")
+        for choice in choices:
+            if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+                raise UpstreamInvalid("The upstream answered with a choice that has no message.")
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
+        body = {**call.body, "model": call.model, "stream": True}
+        body.setdefault("stream_options", {"include_usage": True})
+        body = self._capabilities.adapt(call.model, body)
+        try:
+            response = await self._open(body)
+        except UpstreamError as error:
+            if not self._capabilities.learn(call.model, body, error):
+                raise
+            response = await self._open(self._capabilities.adapt(call.model, body))
+        try:
+            yield self._chunks(response)
+        finally:
+            # A finished answer went back to the pool already; an unfinished one must not.
+            response.close()
+
+    async def _open(self, body: Json) -> aiohttp.ClientResponse:
+        try:
+            response = await self._session.post(
+                self._chat, data=orjson.dumps(body), allow_redirects=False
+            )
+            if response.status == 200 and response.content_type != "application/json":
+                return response
+            async with response:
+                received = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._failure(error) from error
+        if response.status != 200:
+            raise self._refusal(response, received)
+        self._parsed(received, response.content_type)
+        raise UpstreamInvalid("The upstream answered a streamed call with a JSON body.")
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[Sequence[Json]]:
+        if response.content_type != "text/event-stream":
+            raise UpstreamInvalid(
+                f"The upstream answered a streamed call with {response.content_type}."
+            )
+        decoder = Decoder()
+        try:
+            async for received in response.content.iter_any():
+                chunks, done = self._events(decoder.feed(received))
+                if chunks:
+                    yield chunks
+                if done:
+                    await _drained(response)
+                    return
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._failure(error) from error
+        chunks, done = self._events(decoder.close())
+        if chunks:
+            yield chunks
+        if not done:
+            raise UpstreamInvalid("The upstream's stream ended before its [DONE].")
+
+    def _events(self, payloads: list[bytes]) -> tuple[list[Json], bool]:
+        chunks: list[Json] = []
+        for payload in payloads:
+            if payload == b"[DONE]":
+                return chunks, True
+            chunk = self._parsed(payload, "text/event-stream")
+            error = chunk.get("error")
+            if error:
+                said = error.get("message") if isinstance(error, dict) else error
+                raise UpstreamError(f"The upstream broke off its stream: {self._quoted(said)}")
+            chunks.append(chunk)
+        return chunks, False
+
+    async def models(self) -> list[Json]:
+        try:
+            async with self._session.get(
+                self._models,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=min(5.0, self._silence)),
+            ) as response:
+                received = await response.read()
+                if response.status != 200:
+                    raise self._refusal(response, received)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._failure(error) from error
+        entries = self._parsed(received, response.content_type).get("data")
+        if not isinstance(entries, list):
+            raise UpstreamInvalid("The upstream's model list has no 'data'.")
+        return [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _parsed(self, received: bytes, content_type: str) -> Json:
+        try:
+            answer = orjson.loads(received)
+        except orjson.JSONDecodeError as error:
+            raise UpstreamInvalid(
+                f"The upstream answered 200 with {content_type} that is no JSON ({error})."
+            ) from None
+        if not isinstance(answer, dict):
+            raise UpstreamInvalid("The upstream answered with JSON that is not an object.")
+        return answer
+
+    def _quoted(self, said: Any) -> str:
+        """The upstream's own words, short and without our key."""
+        text = str(said)[:_SHOWN]
+        return text if self._key is None else self._key.redact(text)
+
+    def _refusal(self, response: aiohttp.ClientResponse, received: bytes) -> UpstreamError:
+        status = response.status
+        if status in (401, 403):
+            # Its words may quote the key that it refuses.
+            return UpstreamAuth(
+                f"The upstream refused the proxy's own key ({status}). "
+                "Check OPENAI_API_KEY or --upstream-api-key-file."
+            )
+        details = _error_object(received)
+        said = self._quoted(details.get("message") or f"HTTP {status}")
+        code, param = _text(details.get("code")), _text(details.get("param"))
+        if status == 404:
+            return ModelNotFound(f"The upstream does not have this model: {said}", param="model")
+        if status == 429:
+            return UpstreamRateLimited(said, retry_after=_retry_after(response))
+        if status in (400, 413, 422):
+            return UpstreamRejected(said, status=status, code=code, param=param)
+        if status in (408, 504):
+            return UpstreamTimeout(f"The upstream timed out ({status}): {said}")
+        if status in (503, 529):
+            return UpstreamOverloaded(
+                f"The upstream is overloaded ({status}): {said}",
+                retry_after=_retry_after(response) or 1.0,
+            )
+        return UpstreamError(f"The upstream answered {status}: {said}")
+
+    def _failure(self, error: Exception) -> UpstreamError:
+        # Each also derives from ClientError or OSError: the order is from special to general.
+        if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
+            return UpstreamUnreachable(f"Cannot connect to the upstream: {self._quoted(error)}")
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeout(f"The upstream was silent for {self._silence:g} s.")
+        return UpstreamUnreachable(
+            f"The upstream broke the connection: {self._quoted(error) or type(error).__name__}"
+        )
+
+
+async def _drained(response: aiohttp.ClientResponse) -> None:
+    """Read past [DONE] to the end of the body, so that the connection can serve again."""
+    try:
+        async with asyncio.timeout(0.05):
+            await response.content.read()
+    except (TimeoutError, aiohttp.ClientError):
+        response.close()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | bool:
+    if not settings.ssl_verify:
+        return False
+    if settings.ssl_cert_path is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=settings.ssl_cert_path)
+    except OSError as error:
+        raise ConfigError(f"--ssl-cert-path: {settings.ssl_cert_path}: {error}") from None
+
+
+def _error_object(received: bytes) -> Json:
+    try:
+        answer = orjson.loads(received)
+    except orjson.JSONDecodeError:
+        return {}
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(error, dict):
+        return error
+    return {"message": error} if isinstance(error, str) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else None

@@ -1,0 +1,199 @@
+"""Fixtures: a simulated upstream, the app in this process, and the real service as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from optictl.simulator import Behaviour, SimulatorThread
+from proxy.app import App, create_app
+from proxy.registry import Registry
+from proxy.settings import Settings
+
+QUESTION = "What is 17 * 23?"
+
+
+def chat_body(model: str = "sim", content: Any = QUESTION, **members: Any) -> dict[str, Any]:
+    """A chat completion request of one user turn."""
+    return {"model": model, "messages": [{"role": "user", "content": content}], **members}
+
+
+def events(stream: str) -> list[Any]:
+    """The data of a server-sent event stream: parsed JSON, and "[DONE]" as it is."""
+    data = [line[6:] for line in stream.splitlines() if line.startswith("data: ")]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+def content_of(chunks: list[Any], index: int = 0) -> str:
+    """The text that a stream's chunks say for one choice."""
+    choices = (c for chunk in chunks if chunk != "[DONE]" for c in chunk.get("choices", ()))
+    return "".join(c["delta"].get("content") or "" for c in choices if c["index"] == index)
+
+
+def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
+    """Whether ``condition`` comes true in time."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def sim() -> Iterator[SimulatorThread]:
+    """A simulated upstream without latency that is always right."""
+    with SimulatorThread(Behaviour()) as simulator:
+        yield simulator
+
+
+class InProcess:
+    """The app with its engine running, without a server in front."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.http = app.test_client()
+
+    def post(self, path: str = "/v1/chat/completions", **kwargs: Any) -> Any:
+        return self.http.post(path, **kwargs)
+
+    def ask(self, model: str = "sim", content: Any = QUESTION, **members: Any) -> Any:
+        """One chat request; the response with ``.json`` and ``.status_code``."""
+        return self.post(json=chat_body(model, content, **members))
+
+    def text(self, model: str = "sim", content: Any = QUESTION, **members: Any) -> str:
+        """The answer's text of a request that must succeed."""
+        response = self.ask(model, content, **members)
+        assert response.status_code == 200, response.text
+        text: str = response.json["choices"][0]["message"]["content"]
+        return text
+
+    def stream(self, model: str = "sim", content: Any = QUESTION, **members: Any) -> list[Any]:
+        """The events of a streamed request that must begin well."""
+        response = self.ask(model, content, stream=True, **members)
+        assert response.status_code == 200, response.text
+        return events(response.get_data(as_text=True))
+
+
+MakeProxy = Callable[..., InProcess]
+
+
+@pytest.fixture
+def make_proxy(sim: SimulatorThread) -> Iterator[MakeProxy]:
+    """Make the app in front of ``sim`` with any `Settings`, and any registry."""
+    with ExitStack() as running:
+
+        def make(registry: Registry | None = None, **settings: Any) -> InProcess:
+            app = create_app(Settings(**{"base_url": sim.url, "model": "sim", **settings}), registry)
+            app.engine.start()
+            running.callback(app.engine.stop)
+            return InProcess(app)
+
+        yield make
+
+
+@pytest.fixture
+def proxy(make_proxy: MakeProxy) -> InProcess:
+    """The app in front of ``sim`` with default settings."""
+    return make_proxy()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Service:
+    """``optictl serve`` as a process."""
+
+    def __init__(
+        self, command: list[str], port: int, log: Path, env: dict[str, str], **popen: Any
+    ) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.log_file = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, env=env, stdout=out, stderr=subprocess.STDOUT, **popen
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def wait_healthy(self, within: float = 20.0) -> Service:
+        end = time.monotonic() + within
+        while time.monotonic() < end:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log}"
+            try:
+                if httpx.get(f"{self.url}/health", timeout=1.0).status_code == 200:
+                    return self
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError(f"not healthy within {within} s: {self.log}")
+
+    def workers(self) -> list[int]:
+        """The pids of the worker processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, within: float = 20.0) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
+            raise
+
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture
+def start_service(sim: SimulatorThread, tmp_path: Path) -> Iterator[StartService]:
+    """Start the real service in front of ``sim`` with any flags; all are stopped in the end."""
+    services: list[Service] = []
+
+    def start(
+        *flags: str,
+        script: Path | None = None,
+        env: dict[str, str] | None = None,
+        healthy: bool = True,
+        **popen: Any,
+    ) -> Service:
+        port = free_port()
+        program = [str(script)] if script else ["-c", "from optictl.cli import main; main()", "serve"]
+        command = [sys.executable, *program, "--port", str(port)]
+        if "--base-url" not in flags:
+            command += ["--base-url", sim.url]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPTILLM", "OPENAI"))}
+        log = tmp_path / f"service-{len(services)}.log"
+        service = Service([*command, *flags], port, log, {**clean, **(env or {})}, **popen)
+        services.append(service)
+        return service.wait_healthy() if healthy else service
+
+    yield start
+    for service in services:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait(5)

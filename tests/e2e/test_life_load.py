@@ -1,0 +1,196 @@
+"""The service under clients that are many, slow, silent, or never hang up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from conftest import Service, SimulatorThread, StartService, chat_body, eventually
+from raw_http import CHAT, Wire, request_bytes
+
+from optictl.simulator import Fault
+
+ROOT = Path(__file__).parents[2]
+ODD = Path(__file__).parent / "odd_service.py"
+#: 32 MB of text, more than all buffers between client and upstream hold.
+LONG = {"tokens": 8_000_000, "chunk_chars": 16_000}
+
+
+def odd(start_service: StartService, *flags: str, **settings: Any) -> Service:
+    """The service with ``settings`` that have no flag."""
+    return start_service(
+        "--with",
+        json.dumps(settings),
+        *flags,
+        script=ODD,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+
+
+def health(service: Service) -> int:
+    return httpx.get(f"{service.url}/health", timeout=5.0).status_code
+
+
+@contextmanager
+def waiting_chats(service: Service, sim: SimulatorThread, count: int) -> Iterator[None]:
+    """So many chats whose upstream never answers."""
+    with ExitStack() as open_:
+        for _ in range(count):
+            wire = open_.enter_context(Wire(service.port))
+            wire.send(request_bytes(chat_body()))
+        assert eventually(lambda: sim.log.inflight == count)
+        yield
+
+
+def test_health_and_metrics_answer_while_every_chat_slot_waits(
+    start_service: StartService, sim: SimulatorThread
+) -> None:
+    """Admission: fewer chats than threads are let in; the surplus is refused, not queued."""
+    sim.behave(faults=(Fault("hang"),))
+    service = start_service("--threads", "4")
+    with waiting_chats(service, sim, 3):
+        # The thread that is left serves them one after the other, however many come.
+        for path in ("/health", "/health/live", "/health/ready", "/metrics", "/v1/models"):
+            assert httpx.get(service.url + path, timeout=5.0).status_code == 200
+        answers = [httpx.post(service.url + CHAT, json=chat_body(), timeout=5.0) for _ in range(3)]
+        for refused in answers:
+            assert refused.status_code == 503
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert refused.headers["x-optillm-error"] == "overloaded"
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert refused.json()["error"]["type"] == "overloaded_error"
+        assert "optillm_requests_in_flight 3.0" in httpx.get(service.url + "/metrics").text
+    # Who has left makes room.
+    sim.behave(faults=())
+    assert eventually(
+        lambda: httpx.post(service.url + CHAT, json=chat_body()).status_code == 200, within=10.0
+    )
+
+
+def test_clients_that_stop_reading_give_their_threads_back(
+    start_service: StartService, sim: SimulatorThread
+) -> None:
+    """SO_SNDTIMEO: otherwise each holds its thread, its slot and its upstream call for ever."""
+    sim.behave(**LONG, chunk_interval=0.001)
+    service = odd(start_service, threads=5, socket_timeout=1.0)
+    body = chat_body(stream=True)
+    with ExitStack() as open_:
+        for _ in range(4):
+            wire = open_.enter_context(Wire(service.port, window=4096))
+            wire.send(request_bytes(body))
+            assert wire.response().status == 200
+        assert httpx.post(service.url + CHAT, json=body).status_code == 503
+        assert eventually(lambda: sim.log.dropped == 4 and sim.log.inflight == 0, within=15.0)
+        sim.behave(tokens=24)
+        assert eventually(
+            lambda: httpx.post(service.url + CHAT, json=chat_body()).status_code == 200, within=5.0
+        )
+        assert health(service) == 200
+
+
+def test_a_body_that_stalls_is_408_and_gives_its_slot_back(
+    start_service: StartService, sim: SimulatorThread
+) -> None:
+    service = odd(start_service, threads=3, socket_timeout=1.0)
+    data = request_bytes(chat_body())
+    with Wire(service.port) as first, Wire(service.port) as second:
+        for wire in (first, second):
+            wire.send(data[:-10])
+        assert eventually(
+            lambda: httpx.post(service.url + CHAT, json=chat_body()).status_code == 503
+        )
+        assert health(service) == 200
+        for wire in (first, second):
+            response = wire.response()
+            assert response.status == 408
+            assert json.loads(response.read())["error"]["code"] == "body_timeout"
+            assert wire.ended()
+        assert httpx.post(service.url + CHAT, json=chat_body()).status_code == 200
+    assert "Traceback" not in service.log
+
+
+def test_a_head_that_stalls_gives_its_thread_back(start_service: StartService) -> None:
+    service = odd(start_service, threads=2, socket_timeout=1.0)
+    with Wire(service.port) as first, Wire(service.port) as second:
+        for wire in (first, second):
+            wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: pro")
+        assert first.ended()
+        assert second.ended()
+        assert health(service) == 200
+    assert "client stalled" in service.log
+    assert "Traceback" not in service.log
+
+
+def test_clients_that_never_hang_up_do_not_hold_up_the_others(
+    start_service: StartService,
+) -> None:
+    """The server's side of a close must not wait on the thread that accepts."""
+    service = start_service()
+    ask = b"GET /health HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n"
+    with ExitStack() as open_:
+        for _ in range(8):
+            wire = open_.enter_context(Wire(service.port))
+            wire.send(ask)
+            assert wire.response().status == 200
+        assert health(service) == 200
+        # In the end the server closes its side too.
+        worker = service.workers()[0]
+        assert eventually(lambda: len(connections(worker, service.port)) == 0, within=10.0)
+
+
+def connections(pid: int, port: int) -> list[str]:
+    """The sockets of ``pid`` that are connected to its own ``port``."""
+    held = {
+        link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()
+    }
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    listening = "0A"
+    return [
+        row[9]
+        for row in rows
+        if row[1].endswith(f":{port:04X}")
+        and row[3] != listening
+        and f"socket:[{row[9]}]" in held
+    ]
+
+
+def test_a_slow_reader_gets_every_byte_and_memory_does_not_grow_with_it(
+    start_service: StartService, sim: SimulatorThread
+) -> None:
+    """Backpressure: what the client has not read waits upstream, not in the proxy."""
+    sim.behave(**LONG)
+    service = odd(start_service, socket_timeout=2.0)
+    worker = service.workers()[0]
+    assert httpx.post(service.url + CHAT, json=chat_body(max_tokens=10)).status_code == 200
+    before = resident(worker)
+    most, received = before, 0
+    with Wire(service.port, window=65536) as wire:
+        wire.send(request_bytes(chat_body(stream=True)))
+        response = wire.response()
+        text = b""
+        while data := response.read1(1 << 20):
+            received += len(data)
+            text = (text + data)[-2000:]
+            most = max(most, resident(worker))
+            time.sleep(0.01)
+    assert received > 32_000_000
+    assert text.endswith(b"data: [DONE]\n\n")
+    assert b'"finish_reason":"stop"' in text
+    assert most - before < 16_000_000
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
