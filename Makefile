@@ -35,6 +35,8 @@ test: lint  ## Every test that needs neither root nor Debian packages
 	@$(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadgroup
 
 test-system: $(READY)  ## What needs root or Debian packages
+	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends curl systemd util-linux; }
 	@$(BIN)/python -m pytest -q -m system tests/system
 
 lint: $(READY)  ## ruff and mypy --strict

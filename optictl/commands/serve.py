@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from optictl import __version__
-from optictl.console import say, warn
+from optictl.console import data, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
 from proxy.errors import ConfigError
 from proxy.settings import (
@@ -195,7 +195,7 @@ def serve(
     SIGTERM finishes what is in flight, SIGHUP reads the key files again.
     """
     if version:
-        say(f"optictl {__version__}")
+        data(f"optictl {__version__}")
         return
     refuse_leftovers(context.args)
     refuse_environment(os.environ)
