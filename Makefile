@@ -3,10 +3,23 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 # A virtual environment for each state of the requirements: a change makes a new one.
-KEY := $(shell cat pyproject.toml requirements/*.txt | sha256sum | cut -c1-12)
+KEY := $(shell cat pyproject.toml requirements/dev.txt | sha256sum | cut -c1-12)
 VENV := .venv-$(KEY)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The end-to-end tests' gateway, with its own dependencies.
+LITELLM := .venv-litellm-$(shell sha256sum requirements/litellm.txt | cut -c1-12)
+
+# $(call install,VENV,REQUIREMENTS): a virtual environment with exactly these packages.
+define install
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(1) && \
+	  uv pip install --quiet --python $(1)/bin/python --require-hashes -r $(2); \
+	else \
+	  "$(PYTHON)" -m venv $(1) && \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2); \
+	fi
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-system lint format bench requirements clean
@@ -17,22 +30,23 @@ help:  ## Show this list
 setup: $(READY)  ## Make the virtual environment
 
 $(READY): pyproject.toml requirements/dev.txt
+	$(call install,$(VENV),requirements/dev.txt)
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --editable . ; \
 	else \
-	  "$(PYTHON)" -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ; \
 	fi
+	@touch $@
+
+$(LITELLM)/.ready: requirements/litellm.txt
+	$(call install,$(LITELLM),$<)
 	@touch $@
 
 demo: $(READY)  ## One question through six approaches on a simulated model, with their calls
 	@$(BIN)/python -m benchmarks.demo
 
-test: lint  ## Every test that needs neither root nor Debian packages
-	@$(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadgroup
+test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadgroup
 
 test-system: $(READY)  ## What needs root or Debian packages
 	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \
@@ -58,6 +72,9 @@ requirements:  ## Pin everything again (needs uv)
 	    --no-annotate --no-emit-index-url --no-emit-find-links $$extra pyproject.toml \
 	    -o requirements/$$name.txt ; \
 	done
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links requirements/litellm.in \
+	  -o requirements/litellm.txt
 
 clean:  ## Remove virtual environments and caches
 	@rm -rf .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

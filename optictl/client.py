@@ -8,7 +8,7 @@ the proxy gives the request up.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -82,13 +82,20 @@ class ProxyClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"--url {url}: must begin with http:// or https://")
-        self._http = httpx.Client(
-            base_url=f"{self.url}/v1",
-            headers={} if key is None else {"Authorization": f"Bearer {key.reveal()}"},
-            timeout=httpx.Timeout(_SILENCE, connect=_CONNECT),
-            # The proxy is on this machine: HTTP_PROXY is for other hosts.
-            trust_env=False,
+        # As bytes: a key need not be ASCII.
+        authorization = (
+            [] if key is None else [(b"Authorization", b"Bearer " + key.reveal().encode())]
         )
+        try:
+            self._http = httpx.Client(
+                base_url=f"{self.url}/v1",
+                headers=authorization,
+                timeout=httpx.Timeout(_SILENCE, connect=_CONNECT),
+                # The proxy is on this machine: HTTP_PROXY is for other hosts.
+                trust_env=False,
+            )
+        except httpx.InvalidURL as error:
+            raise UsageError(f"--url {url}: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -109,11 +116,12 @@ class ProxyClient:
             raise self._foreign("its answer is no chat completion")
         return answer
 
-    def stream(self, body: Mapping[str, Any]) -> Generator[Event]:
+    def stream(self, body: Mapping[str, Any]) -> Generator[Event, None, None]:
         """A streamed chat completion, traced. Close the generator to leave early."""
         options = {**body.get("stream_options", {}), "include_usage": True}
         told = {**body, "stream": True, "stream_options": options, "optillm_trace": True}
         usage: Mapping[str, Any] = {}
+        complete = False
         with self._post(told) as response:
             for line in _lines(response.iter_bytes()):
                 if line.startswith(b": call "):
@@ -121,14 +129,17 @@ class ProxyClient:
                 elif line.startswith(b": ") and line != b": keep-alive":
                     yield Noted(line[2:].decode(errors="replace"))
                 elif line == b"data: [DONE]":
+                    if not complete:
+                        raise self._foreign("its answer does not say what it cost")
                     return
                 elif line.startswith(b"data: "):
                     chunk = _json(line.removeprefix(b"data: "))
-                    if "error" in chunk:
+                    if isinstance(chunk.get("error"), dict):
                         raise _refusal(chunk, f"{self.url} ended its answer with an error")
                     usage = chunk.get("usage") or usage
                     yield from _said(chunk)
                     if "optillm" in chunk:
+                        complete = True
                         yield Ended(usage, chunk["optillm"])
         raise ProxyUnreachable(
             f"{self.url} cut its answer short; the proxy's log says more", code="proxy_broke_off"
@@ -145,8 +156,6 @@ class ProxyClient:
                 if not response.headers.get("content-type", "").startswith(wanted):
                     raise self._foreign("it answers in another way")
                 yield response
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UsageError(f"--url {self.url}: {error}") from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ProxyUnreachable(
                 f"no proxy answers at {self.url} ({error}); start one: "
@@ -179,7 +188,7 @@ def _refusal(said: Mapping[str, Any], otherwise: str) -> ProxyRefused:
     """The proxy's error object as one line, with what to do."""
     error = said["error"]
     code = str(error.get("code") or "proxy_refused")
-    message = str(error.get("message") or otherwise).rstrip()
+    message = str(error.get("message") or otherwise).rstrip(" .")
     fix = _FIXES.get(code)
     return ProxyRefused(f"{message} ({code}){f'; {fix}' if fix else ''}", code=code)
 

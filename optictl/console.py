@@ -38,6 +38,12 @@ def data(text: str) -> None:
     sys.stdout.flush()
 
 
+def write(text: str) -> None:
+    """A piece of data, as it arrives."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def show(*renderables: RenderableType) -> None:
     """Data for people: as Rich draws it on a terminal, plain unwrapped lines in a pipe.
 

@@ -1,9 +1,11 @@
 """A request's upstream calls as a small waterfall: lines of text. Pure.
 
-    round  role      model  0 s                            0.85 s   ms   tokens  outcome
-        1  proposer  sim    ━━━━━━━━━━━━━                          262  21 → 40  ok
-        1  proposer  sim    ╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌✗                      410        –  cancelled
-        2  final     sim                     ━━━━━━━━━█████████    428  98 → 61  ok
+    round  role      model  0 s                        0.85 s   ms   tokens  outcome
+        1  proposer  sim    ━━━━━━━━━━━                        262  21 → 40  ok
+        1  proposer  sim    ╌╌╌╌╌╌╌╌╌╌╌╌╌╌✗                    410        –  cancelled
+        2  final     sim                   ━━━━━━━━━█████████  428  98 → 61  ok
+
+A bar is drawn heavy while its call waits for the first byte and full while the answer streams in.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-#: Characters of a bar: until the first byte, while the answer streams, a call that was lost.
+#: What bars are drawn with: waiting, streaming, a call that was cancelled or failed, its end.
 WAITING, STREAMING, LOST, CROSS = "━", "█", "╌", "✗"
 #: An answer that came in one read did not stream, however long that took; seconds.
 _ONE_READ = 0.005
@@ -89,13 +91,15 @@ def _line(cells: Sequence[str], widths: Sequence[int], bar: str) -> str:
 def _bar(call: Call, total: float, size: int) -> str:
     """``size`` characters over ``total`` seconds; each call shows, however short it was."""
     end = _end(call, total)
-    scale = size / total if total else 0.0
-    left = min(size - 1, round(call.start * scale))
-    right = min(size, max(left + 1, round(end * scale)))
+
+    def cell(seconds: float) -> int:
+        return round(seconds / total * size) if total else 0
+
+    left = min(size - 1, cell(call.start))
+    right = min(size, max(left + 1, cell(end)))
     if call.outcome in ("ok", "running"):
-        first = call.first
-        streams = first is not None and end - first > _ONE_READ
-        turn = min(right, max(left, round(first * scale))) if first and streams else right
+        first = end if call.first is None or end - call.first < _ONE_READ else call.first
+        turn = min(right, max(left, cell(first)))
         drawn = WAITING * (turn - left) + STREAMING * (right - turn)
     else:
         drawn = LOST * (right - left - 1) + CROSS

@@ -6,6 +6,7 @@ import logging
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from proxy.edge.admission import Admission
 from proxy.edge.chat import ChatViews
@@ -13,8 +14,9 @@ from proxy.edge.health import HealthViews
 from proxy.edge.loop import EngineThread
 from proxy.edge.models import ModelViews
 from proxy.edge.respond import Exchange, failed
-from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
+from proxy.errors import BadRequest, ConfigError, MethodNotAllowed, NotFound, ProxyError
 from proxy.registry import Registry, discover
+from proxy.selector import select
 from proxy.settings import Settings
 
 _log = logging.getLogger("optillm.edge")
@@ -31,9 +33,10 @@ def create_app(settings: Settings, registry: Registry | None = None) -> App:
     """Build the app. ``app.engine.start()`` makes it answer; a worker does that after the fork.
 
     Every route is served with and without ``/v1``: gateways differ in what they append to a base
-    URL.
+    URL. Raises `ConfigError` for a default approach that does not exist.
     """
     registry = registry or discover()
+    _check_default(settings, registry)
     app = App("proxy", static_folder=None)
     app.engine = EngineThread(settings, registry)
     app.admission = Admission(settings.admitted)
@@ -56,6 +59,14 @@ def create_app(settings: Settings, registry: Registry | None = None) -> App:
     return app
 
 
+def _check_default(settings: Settings, registry: Registry) -> None:
+    """At the start, and not with every request that names no approach of its own."""
+    try:
+        select("-", registry, (), default_base="-", default_approach=settings.approach)
+    except BadRequest as error:
+        raise ConfigError(f"--approach {settings.approach}: {error.message}") from None
+
+
 def _refused(error: HTTPException) -> Response:
     """Flask's own refusals in OpenAI's shape."""
     refusal: ProxyError
@@ -66,8 +77,8 @@ def _refused(error: HTTPException) -> Response:
     else:
         refusal = BadRequest(error.description or error.name)
     response = failed(refusal, Exchange.of(request.environ))
-    if error.code == 405 and isinstance(error.get_response(), Response):
-        response.headers["Allow"] = error.get_response().headers.get("Allow", "")
+    if isinstance(error, WrongMethod) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response
 
 

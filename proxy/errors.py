@@ -75,7 +75,9 @@ class ProxyError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        headers = {"x-optillm-error": self.code}
+        # An upstream's code may be any text; one that no header can carry stays in the body.
+        sound = self.code.isascii() and self.code.isprintable()
+        headers = {"x-optillm-error": self.code if sound else type(self).code}
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, round(self.retry_after)))
         return headers

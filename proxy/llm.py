@@ -24,6 +24,7 @@ from proxy.approach import Range, Shape, approach, transform
 from proxy.chat import Chat, Filter, Message, Reply, filtered
 from proxy.ensembles import Member, Role
 from proxy.errors import EmptyReply, UpstreamError
+from proxy.pipeline import Leaf, compile_branch
 from proxy.run import calls
 from proxy.run.fan import Fan, speculating
 from proxy.run.outlet import Through
@@ -58,6 +59,8 @@ DRAFT: Mapping[str, None] = dict.fromkeys(sorted(SHAPE_PARAMS))
 _DIVERSE = 0.7
 #: Keeps the seeds of one choice's samples apart from the next choice's.
 _SEED_STRIDE = 1000
+#: Seeds are 64-bit integers: behind the largest come the smallest.
+_SEEDS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class LLM:
         if left is not None and wanted:
             wanted = max(1 if not given else 0, min(wanted, left - reserve))
         members: list[Coroutine[Any, Any, Reply]] = [_ready(reply) for reply in given]
-        if self._scope.run.services.native_n and wanted > 1:
+        if wanted > 1 and self._one_call_for_all:
             return _NativeSample(members, self, messages, wanted, params)
         several = k > 1
         members += [
@@ -149,8 +152,7 @@ class LLM:
         answer.final = True
         if not self._scope.outlet.live:
             reply = await self._complete(member, body, role)
-            if reply.empty and self._scope.kept.reply is not None:
-                raise EmptyReply("The final call came back empty.")
+            self._refuse_nothing(reply)
             if through is not None and isinstance(reply.message.get("content"), str):
                 reply = reply.with_text(filtered(reply.text, through))
             await self._scope.outlet.reply(reply)
@@ -162,10 +164,16 @@ class LLM:
                 if any(delta.values()) or choice.get("logprobs"):
                     await outlet.delta(delta, choice.get("logprobs"))
             reply = incoming.reply
-        if isinstance(outlet, Through):
-            await outlet.flush()
+        self._refuse_nothing(reply)
+        if isinstance(outlet, Through) and isinstance(reply.message.get("content"), str):
+            await outlet.drain()
             reply = reply.with_text(outlet.passed)
         return reply
+
+    def _refuse_nothing(self, reply: Reply) -> None:
+        """Raise `EmptyReply` where a kept answer can still stand in for ``reply``."""
+        if reply.empty and self._scope.kept.reply is not None and not self._scope.outlet.begun:
+            raise EmptyReply("The final call came back empty.")
 
     @asynccontextmanager
     async def stream(
@@ -210,7 +218,7 @@ class LLM:
         given: Sequence[Reply] = (),
         **options: Any,
     ) -> Reply:
-        """Another approach inside this one.
+        """Another approach inside this one, or ``none`` where it cannot treat ``chat`` honestly.
 
         As ``tail`` it answers in this one's place: it shares the way to the client, the kept
         answer and the budget. ``given`` hands over samples that are paid for.
@@ -218,9 +226,12 @@ class LLM:
         run = self._scope.run
         if run.play is None:
             raise RuntimeError("this run has no pipeline to play another approach")
-        node = run.services.registry.leaf(slug, options)
+        registry = run.services.registry
+        leaf = registry.leaf(slug, options)
+        branch = compile_branch([leaf.entry], registry["none"], chat, lambda _: leaf.options)
+        run.ledger.skipped.extend(branch.skipped)
         scope = self._scope.nested(given, tail=tail)
-        return await run.play(node, chat, scope)
+        return await run.play(branch.node or Leaf(registry["none"], {}), chat, scope)
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[T]], ttl: float) -> T:
         """What ``make`` returned the last time, for ``ttl`` seconds: per tenant, slug and model."""
@@ -237,6 +248,12 @@ class LLM:
         """Whether so many more calls of the usual length fit in front of the deadline."""
         usual = self._scope.run.ledger.usual_duration()
         return usual is None or self._scope.run.time_left > rounds * usual
+
+    @property
+    def _one_call_for_all(self) -> bool:
+        """Whether several samples can be had as one call's choices."""
+        proposers = self._scope.run.team.members_for(self._role or "proposer")
+        return self._scope.run.services.native_n and len(proposers) == 1
 
     def _member(self, role: Role, nth: int = 0) -> Member:
         return self._scope.run.team.member(self._role or role, nth=nth, not_model=self._not_model)
@@ -260,21 +277,22 @@ class LLM:
         params: Mapping[str, Any],
         nth: int | None,
     ) -> Json:
-        client = {**self._scope.run.params, **member.params}
+        client = _over(self._scope.run.params, member.params)
         if nth is not None and client.get("temperature") == 0:
             client["temperature"] = _DIVERSE
         offset = (nth or 0) + _SEED_STRIDE * self._scope.index
-        if isinstance(client.get("seed"), int) and offset:
-            client["seed"] += offset
+        seed = client.get("seed")
+        if isinstance(seed, int) and offset:
+            seed += offset
+            client["seed"] = seed if seed < _SEEDS else seed % _SEEDS
         return self._body(messages, client, params)
 
     def _body(
         self, messages: Sequence[Message], inherited: Mapping[str, Any], given: Mapping[str, Any]
     ) -> Json:
         """Arguments win over what is inherited; an argument of None takes a member away."""
-        body = {**inherited, **given}
-        if "max_completion_tokens" in self._scope.run.params and "max_tokens" in given:
-            # Models that want the newer name refuse the older one.
+        body = _over(inherited, given)
+        if "max_completion_tokens" in self._scope.run.params and "max_tokens" in body:
             body["max_completion_tokens"] = body.pop("max_tokens")
         return {"messages": list(messages), **{n: v for n, v in body.items() if v is not None}}
 
@@ -336,6 +354,17 @@ def _said(reply: Reply) -> Reply:
             f"Model '{reply.model}' answered with nothing (finish_reason {reply.finish_reason!r})."
         )
     return reply
+
+
+def _over(inherited: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` before ``inherited``; a token limit has two names and displaces the other one."""
+    merged = {**inherited, **given}
+    if "max_completion_tokens" in given:
+        merged.pop("max_tokens", None)
+    elif "max_tokens" in given and "max_completion_tokens" in inherited:
+        # Models that want the newer name refuse the older one.
+        merged["max_completion_tokens"] = merged.pop("max_tokens")
+    return merged
 
 
 def _without_role(delta: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import errno
-import gc
 import logging
 import mmap
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import HaltServer
-from gunicorn.glogging import Logger
+from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from proxy.app import App, create_app
 from proxy.errors import ConfigError
-from proxy.registry import Registry
 from proxy.settings import Settings
-from proxy.telemetry.logs import start_logging
+from proxy.worker import ProxyLogger, ProxyWorker, worker_ended, worker_started
+
+if TYPE_CHECKING:
+    from proxy.registry import Registry
 
 _log = logging.getLogger("optillm.server")
 
@@ -34,7 +32,8 @@ _log = logging.getLogger("optillm.server")
 _KEEPALIVE = 75
 _SPARE_CONNECTIONS = 1024
 _TICK = 1.0
-_GC_THRESHOLD = (10_000, 20, 50)
+#: The exit status of a service whose settings cannot be used.
+_UNUSABLE = 2
 
 
 def serve(
@@ -45,14 +44,21 @@ def serve(
 ) -> int:
     """Serve until told to stop; the exit status.
 
+    Raises `ConfigError` for a port that is taken.
+
     ``reload`` makes a new snapshot on SIGHUP; if it raises `ConfigError`, the present one serves
     on. ``registry`` replaces the discovered one in tests.
     """
     _raise_descriptor_limit()
     _check_port(settings)
+    master = os.getpid()
     try:
-        _Application(settings, reload or (lambda: settings), registry).run()
+        Application(settings, reload or (lambda: settings), registry).run()
     except SystemExit as exit_:
+        if os.getpid() != master:
+            raise  # a worker's, on its way out through the frames it was forked in
+        if exit_.code == Arbiter.APP_LOAD_ERROR:
+            return _UNUSABLE
         return exit_.code if isinstance(exit_.code, int) else 1
     return 0
 
@@ -105,7 +111,7 @@ class Board:
         return {pid: at for pid, at in rows if pid}
 
 
-class _Application(BaseApplication):
+class Application(BaseApplication):
     """The embedded gunicorn application; holds the snapshot that workers inherit."""
 
     def __init__(
@@ -124,22 +130,30 @@ class _Application(BaseApplication):
             "bind": f"{_bracketed(settings.host)}:{settings.port}",
             "workers": settings.workers,
             "threads": settings.threads,
-            "worker_class": _Worker,
+            "worker_class": ProxyWorker,
             "worker_connections": settings.threads + _SPARE_CONNECTIONS,
             "keepalive": _KEEPALIVE,
             "graceful_timeout": max(1, round(settings.drain)),
-            "logger_class": _Logger,
+            "logger_class": ProxyLogger,
             "loglevel": "warning" if settings.log_level == "info" else settings.log_level,
             "control_socket_disable": True,
             "proc_name": "optillm-proxy",
-            "post_worker_init": _worker_started,
-            "worker_exit": _worker_ended,
+            "post_worker_init": worker_started,
+            "worker_exit": worker_ended,
             "child_exit": self._child_ended,
         }.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return create_app(self.settings, self._registry)
+        # Imported by the worker: a master without the app is 40 MB smaller, and a reload takes in
+        # code that has changed.
+        from proxy.app import create_app
+
+        try:
+            return create_app(self.settings, self._registry)
+        except ConfigError as error:
+            # The one exception that gunicorn prints without a traceback.
+            raise AppImportError(f"optictl serve: {error}") from None
 
     def renew(self) -> bool:
         """Take a new snapshot; False, and the old one stays, where it cannot be loaded."""
@@ -160,12 +174,14 @@ class _Application(BaseApplication):
 class _Arbiter(Arbiter):
     """gunicorn's master, which tells systemd the truth and survives a bad reload."""
 
-    app: _Application
+    app: Application
 
-    def __init__(self, app: _Application) -> None:
+    def __init__(self, app: Application) -> None:
         # gunicorn would say READY before any worker exists, so it does not see the socket.
         self._notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         self._ready = False
+        #: Workers that were told to end: they finish what they have, and others take their place.
+        self._leaving: set[int] = set()
         _log_to_stderr(app.settings.log_level)
         super().__init__(app)
 
@@ -174,10 +190,27 @@ class _Arbiter(Arbiter):
         self.app.socket_activated = self.systemd
 
     def handle_hup(self) -> None:
-        if self.app.renew():
-            self._notify("RELOADING=1")
-            super().handle_hup()
-            self._notify("READY=1")
+        """New workers for the old ones.
+
+        gunicorn's own would wait here for the old ones' last stream, deaf to SIGTERM meanwhile.
+        """
+        if not self.app.renew():
+            return
+        self._notify("RELOADING=1")
+        self._leaving.update(self.WORKERS)
+        self.manage_workers()
+        self._notify("READY=1")
+
+    def manage_workers(self) -> None:
+        """Keep the number of workers that serve; those that are leaving do not count."""
+        self._leaving &= self.WORKERS.keys()
+        serving = sorted(self.WORKERS.keys() - self._leaving, key=lambda p: self.WORKERS[p].age)
+        for _ in range(self.num_workers - len(serving)):
+            self.spawn_worker()
+        self._leaving.update(serving[: max(0, len(serving) - self.num_workers)])
+        # Said with every tick: one that was only just forked does not hear it the first time.
+        for pid in self._leaving:
+            self.kill_worker(pid, signal.SIGTERM)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         self.app.board.stop()
@@ -192,8 +225,11 @@ class _Arbiter(Arbiter):
         try:
             super().reap_workers()
         except HaltServer as failure:
+            if self.app.board.stopping:
+                return
             if not self._ready:
-                _complain("a worker could not start; its traceback is above")
+                if failure.exit_status == self.WORKER_BOOT_ERROR:
+                    _complain("a worker could not start; its traceback is above")
                 raise
             # The service answers already: try again rather than end it.
             _log.error("%s Trying again.", failure.reason)
@@ -226,73 +262,6 @@ class _Arbiter(Arbiter):
                 channel.sendto(state.encode(), address)
             except OSError as error:
                 _log.warning("cannot notify systemd: %s", error)
-
-
-class _Worker(ThreadWorker):
-    """gthread that gives up on clients that stall and lets go of the port when told to stop."""
-
-    app: _Application
-
-    def enqueue_req(self, conn: TConn) -> None:
-        if not conn.initialized:
-            # Kernel timeouts hold in blocking mode, where gunicorn has none of its own: a client
-            # that stops reading or sending would keep its thread for ever.
-            limit = struct.pack("ll", int(self.app.settings.socket_timeout), 0)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        super().enqueue_req(conn)
-
-    def set_accept_enabled(self, enabled: bool | None) -> None:
-        super().set_accept_enabled(enabled)
-        if not self.alive and not self.app.socket_activated:
-            # Refused at once rather than accepted by the kernel and never served. Where systemd
-            # holds the port, what comes meanwhile waits for the successor.
-            for listener in self.sockets:
-                listener.close()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        app = cast(App, self.wsgi)
-        app.admission.closed = self.app.board.stopping
-        app.engine.drain(self.app.settings.drain)
-        super().handle_exit(sig, frame)
-
-
-class _Logger(Logger):
-    """gunicorn's log without tracebacks for clients that stall."""
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        # Through the root logger: in a worker that is the queue.
-        self.error_log.handlers = []
-        self.error_log.propagate = True
-
-    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
-        stalled = sys.exc_info()[1]
-        if isinstance(stalled, OSError) and stalled.errno in (errno.EAGAIN, errno.ETIMEDOUT):
-            self.warning("client stalled: %s", stalled)
-        else:
-            super().exception(msg, *args, **kwargs)
-
-
-def _worker_started(worker: _Worker) -> None:
-    """gunicorn's post_worker_init: the first moment at which threads may exist."""
-    settings = worker.app.settings
-    start_logging(settings.log_level)
-    app = cast(App, worker.wsgi)
-    board, pid = worker.app.board, os.getpid()
-    app.engine.on_beat = lambda: board.beat(pid, time.monotonic())
-    app.engine.start()
-    # What is loaded by now stays: collecting it again and again costs a request a fifth of its CPU.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLD)
-    _log.info("worker %d serves on %s:%d", pid, settings.host, settings.port)
-
-
-def _worker_ended(server: Arbiter, worker: Worker) -> None:
-    wsgi = getattr(worker, "wsgi", None)
-    if isinstance(wsgi, App) and int(worker.pid) == os.getpid():
-        wsgi.engine.stop()
 
 
 def _raise_descriptor_limit() -> None:

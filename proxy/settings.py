@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import socket
+import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,8 @@ class Settings:
     upstream_n: Literal["single", "native"] = "single"
     upstream_cancel: Literal["close", "stream"] = "close"
     ssl_verify: bool = True
-    ssl_cert_path: str | None = None
+    #: Certificates in PEM that an upstream's may be signed by; None for the system's.
+    ssl_ca: str | None = None
     max_body: int = 32 * 1024 * 1024
     max_choices: int = 8
     limits: Limits = field(default_factory=Limits)
@@ -122,19 +124,19 @@ def read_key_file(path: str, flag: str) -> Secret:
     file = Path(path).expanduser()
     try:
         mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{flag}: {file} is not a regular file")
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{flag}: {file} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag}: cannot read {file}: {error}") from None
-    if not stat.S_ISREG(mode):
-        raise ConfigError(f"{flag}: {file} is not a regular file")
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         raise ConfigError(
             f"{flag}: {file} can be read by everybody (mode {stat.S_IMODE(mode):04o}); "
             f"run: chmod 600 {file}"
         )
-    return key_from_flag(text.removesuffix("\n").removesuffix("\r"), f"{flag}: {file}")
+    return key_from_flag(text.removesuffix("\n"), f"{flag}: {file}")
 
 
 def key_from_flag(key: str, source: str) -> Secret:
@@ -144,6 +146,19 @@ def key_from_flag(key: str, source: str) -> Secret:
     if not key.isprintable() or " " in key:
         raise ConfigError(f"{source}: the key holds white space or control characters")
     return Secret(key)
+
+
+def read_ca_bundle(path: str, flag: str) -> str:
+    """The certificates of a PEM file; raises `ConfigError` naming ``flag``."""
+    file = Path(path).expanduser()
+    try:
+        # What is not ASCII stands in comments.
+        text = file.read_text(encoding="ascii", errors="ignore")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{flag}: {file}: {said}") from None
+    return text
 
 
 def is_loopback(host: str) -> bool:

@@ -16,11 +16,18 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from optictl.simulator import Behaviour, SimulatorThread
 from proxy.app import App, create_app
 from proxy.registry import Registry
 from proxy.settings import Settings
+
+# A loaded machine is no finding, and a suite that gates a merge asks the same questions each time.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 QUESTION = "What is 17 * 23?"
 
@@ -96,7 +103,9 @@ def make_proxy(sim: SimulatorThread) -> Iterator[MakeProxy]:
     with ExitStack() as running:
 
         def make(registry: Registry | None = None, **settings: Any) -> InProcess:
-            app = create_app(Settings(**{"base_url": sim.url, "model": "sim", **settings}), registry)
+            app = create_app(
+                Settings(**{"base_url": sim.url, "model": "sim", **settings}), registry
+            )
             app.engine.start()
             running.callback(app.engine.stop)
             return InProcess(app)
@@ -166,6 +175,22 @@ class Service:
             raise
 
 
+def start_process(
+    flags: list[str],
+    log: Path,
+    *,
+    script: Path | None = None,
+    env: dict[str, str] | None = None,
+    **popen: Any,
+) -> Service:
+    """``optictl serve``, or a script that serves otherwise, on a free port."""
+    port = free_port()
+    program = [str(script)] if script else ["-c", "from optictl.cli import main; main()", "serve"]
+    command = [sys.executable, *program, "--port", str(port), *flags]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPTILLM", "OPENAI"))}
+    return Service(command, port, log, {**clean, **(env or {})}, **popen)
+
+
 StartService = Callable[..., Service]
 
 
@@ -181,14 +206,9 @@ def start_service(sim: SimulatorThread, tmp_path: Path) -> Iterator[StartService
         healthy: bool = True,
         **popen: Any,
     ) -> Service:
-        port = free_port()
-        program = [str(script)] if script else ["-c", "from optictl.cli import main; main()", "serve"]
-        command = [sys.executable, *program, "--port", str(port)]
-        if "--base-url" not in flags:
-            command += ["--base-url", sim.url]
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPTILLM", "OPENAI"))}
+        upstream = [] if "--base-url" in flags else ["--base-url", sim.url]
         log = tmp_path / f"service-{len(services)}.log"
-        service = Service([*command, *flags], port, log, {**clean, **(env or {})}, **popen)
+        service = start_process([*upstream, *flags], log, script=script, env=env, **popen)
         services.append(service)
         return service.wait_healthy() if healthy else service
 

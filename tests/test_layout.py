@@ -52,7 +52,9 @@ def test_the_data_plane_never_imports_the_control_plane(path: Path) -> None:
 def test_approaches_hold_nothing_but_chat_llm_answers_and_voting(path: Path) -> None:
     ours = {"proxy.chat", "proxy.llm", "proxy.answers", "proxy.voting"}
     used = imports(path)
-    foreign = {m for m in used if m.partition(".")[0] not in sys.stdlib_module_names and m not in ours}
+    foreign = {
+        m for m in used if m.partition(".")[0] not in sys.stdlib_module_names and m not in ours
+    }
     assert not foreign
     assert "asyncio" not in roots(used)
 

@@ -21,6 +21,7 @@ from proxy.settings import (
     Settings,
     is_loopback,
     key_from_flag,
+    read_ca_bundle,
     read_key_file,
 )
 
@@ -66,13 +67,13 @@ def serve(
         ),
     ] = "",
     upstream_api_key_file: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--upstream-api-key-file",
             "--upstream_api_key_file",
             help="File with the upstream's key; else OPENAI_API_KEY.",
         ),
-    ] = "",
+    ] = None,
     approach: Annotated[
         str,
         typer.Option(
@@ -92,13 +93,13 @@ def serve(
         ),
     ] = "",
     optillm_api_key_file: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--optillm-api-key-file",
             "--optillm_api_key_file",
             help="File with the key that clients must send.",
         ),
-    ] = "",
+    ] = None,
     best_of_n: Annotated[
         int,
         typer.Option(
@@ -205,7 +206,7 @@ def serve(
             "add --allow-external (and a key: --optillm-api-key-file)"
         )
     _refuse_local_inference(os.environ, base_url)
-    if optillm_api_key and optillm_api_key_file:
+    if optillm_api_key and optillm_api_key_file is not None:
         raise ConfigError("give --optillm-api-key or --optillm-api-key-file, not both")
     if optillm_api_key:
         warn("--optillm-api-key is visible in ps; use --optillm-api-key-file")
@@ -231,7 +232,7 @@ def serve(
             upstream_n=upstream_n.value,
             upstream_cancel=upstream_cancel.value,
             ssl_verify=ssl_verify,
-            ssl_cert_path=ssl_cert_path or None,
+            ssl_ca=read_ca_bundle(ssl_cert_path, "--ssl-cert-path") if ssl_cert_path else None,
             max_body=max_body_mb * 1024 * 1024,
             max_choices=max_choices,
             limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
@@ -252,14 +253,14 @@ def _options(best_of_n: int, return_full_response: bool) -> Mapping[str, Any]:
     return {"bon.samples": best_of_n, "cot_reflection.full": return_full_response}
 
 
-def _proxy_key(flag: str, file: str) -> Secret | None:
-    if file:
+def _proxy_key(flag: str, file: str | None) -> Secret | None:
+    if file is not None:
         return read_key_file(file, "--optillm-api-key-file")
     return key_from_flag(flag, "--optillm-api-key") if flag else None
 
 
-def _upstream_key(file: str, environ: Mapping[str, str]) -> Secret | None:
-    if file:
+def _upstream_key(file: str | None, environ: Mapping[str, str]) -> Secret | None:
+    if file is not None:
         return read_key_file(file, "--upstream-api-key-file")
     key = environ.get("OPENAI_API_KEY", "")
     return key_from_flag(key, "OPENAI_API_KEY") if key else None

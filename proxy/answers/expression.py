@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from proxy.answers.normal_form import normalise
+from proxy.answers.quantity import quantity
 from proxy.answers.surface import NUMBER, words
 
 MAX_LENGTH = 200
@@ -55,10 +56,12 @@ def parse(answer: str) -> Expression | None:
     """
     if len(answer) > MAX_LENGTH:
         return None
+    key = normalise(answer)
     try:
-        tree = _Parser(_tokens(normalise(answer).casefold())).expression()
+        number = quantity(key)
+        tree = _Parser(_tokens(key.casefold())).expression() if number is None else number
         return tree if _weight(tree) <= MAX_WEIGHT else None
-    except (_NoFormulaError, ZeroDivisionError):
+    except _NoFormulaError:
         return None
 
 

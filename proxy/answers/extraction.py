@@ -39,8 +39,8 @@ _PHRASE = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-#: What closes the emphasis of "**Final answer:** 42".
-_EMPHASIS_END = re.compile(r"^[*_]{1,3}\s+")
+#: What closes the emphasis of "**Final answer:** 42", or makes the answer an item of a list.
+_MARKUP = re.compile(r"^(?:[*_]{1,3}|[-•>])\s+")
 #: "**42** apples in the basket", but not "**42** million" or "**5** of **7**".
 _MARKED = re.compile(
     r"""
@@ -55,7 +55,13 @@ _STOP = re.compile(
     re.VERBOSE,
 )
 _ABBREVIATIONS = words("dr mr mrs ms st prof vs no approx ca jr mt ft")
-_NO_ANSWER = re.compile(r"(?:not|unknown|unclear)\b", re.IGNORECASE)
+#: What an explanation begins with, and what is said where there is no answer.
+_NO_ANSWER = re.compile(
+    r"""(?: not | unknown | unclear | let(?:['’]s|\s(?:us|me))
+          | we\s(?:can|first|have|know|look|must|need|start|want)
+          | to\s(?:answer|calculate|compute|determine|find|get|solve) )\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 _LAST_OPTION = re.compile(r"(?:^|\s)[*_]{0,3}\(([A-J])\)\W*$")
 _OPTIONS = re.compile(r"\b(?i:option|choice)\s[*_]{0,3}\(?([A-J])\b")
@@ -64,7 +70,8 @@ _NUMBERS = re.compile(
     rf"""
     \\[dt]?frac \{{\s?-?[0-9]+\s?\}} \{{\s?[0-9]+\s?\}}
   | (?<![A-Za-z0-9_]) (?<![0-9][.,])
-    (?: (?<![)\]}}]) [-+−] )? [$€£¥]? (?:[0-9]{{1,3}}(?:\s[0-9]{{3}})+(?![0-9])|{NUMBER}) (?:[eE][-+]?[0-9]{{1,3}}\b)?
+    (?: (?<![)\]}}]) [-+−] )? [$€£¥]?
+    (?: [0-9]{{1,3}}(?:\s[0-9]{{3}})+(?![0-9]) | {NUMBER} ) (?: [eE][-+]?[0-9]{{1,3}}\b )?
     (?: \s?/\s?{NUMBER} )? (?: \s?\\?% )?
     """,
     re.VERBOSE,
@@ -148,7 +155,7 @@ def _phrase(said: str) -> str | None:
 
 def _value(rest: str) -> str | None:
     """The answer that follows "the answer is": a displayed formula, or the clause."""
-    rest = _EMPHASIS_END.sub("", rest.lstrip(" \t\r\n:：="), count=1)
+    rest = _MARKUP.sub("", rest.lstrip(" \t\r\n:：="), count=1)
     if rest.startswith("```"):
         return None
     for opening, closing in (("$$", "$$"), (r"\[", r"\]")):

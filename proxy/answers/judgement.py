@@ -125,7 +125,9 @@ def _rating(found: re.Match[str], low: float, high: float) -> float | None:
         return None
     value = _float(found["number"])
     scale = 100.0 if found["percent"] else float(found["scale"] or high)
-    if scale not in (high, 0.0):
+    if not scale:
+        return None
+    if scale != high:
         value = low + value / scale * (high - low)
     return value if low <= value <= high else None
 

@@ -12,7 +12,7 @@ from proxy.answers.surface import peel
 #: Longer answers are prose or code: only their case and white space are evened out.
 MAX_LENGTH = 1000
 #: Rewriting settles after two rounds or three; adversarial text is left where it is.
-MAX_ROUNDS = 12
+MAX_ROUNDS = 8
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
@@ -95,7 +95,7 @@ def _rewrite(text: str) -> str:
         return option
     if "\\" in text or "{" in text:
         text = plain(text)
-    text = peel(" ".join(_DOLLAR.sub("", text).split())).removeprefix("+")
+    text = peel(" ".join(_DOLLAR.sub("", text).split()))
     if text.startswith("(") and text.endswith(")") and not set("(),") & set(text[1:-1]):
         text = text[1:-1].strip()
     if option := letter(text):

@@ -11,10 +11,10 @@ WINDOW = 8000
 NUMBER = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 
 _QUOTES = {'"': '"', "“": "”", "„": "“", "'": "'", "‘": "’", "«": "»", "「": "」"}
-_LEADING = " \t\r\n*_`#>•:=，、"
+_LEADING = " \t\r\n*_`#>•:=，、+"
 _TRAILING = " \t\r\n*_`.,;:。，、；："
 _EMPHASIS = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])([^*]{1,200})(?<!\s)\*\*(?![\w(*])")
-_EXCLAMATION = re.compile(r"(?<=[^\W\d_]{2})[!?！？]+$")
+_EXCLAMATION = re.compile(r"(?:(?<=[^\W\d_]{2})|(?<=[^\W\d_][\"'”’»]))[!?！？]+$")
 _MATH = (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)"), ("$", "$"))
 
 
@@ -35,7 +35,7 @@ def tail(text: str) -> str:
 def peel(text: str) -> str:
     """The text without emphasis, and without quotes, math delimiters and punctuation around it.
 
-    A leading sign or decimal point and the ``!`` of a factorial are part of the answer and stay.
+    A leading minus or decimal point and the ``!`` of a factorial are part of the answer and stay.
     """
     text = _EMPHASIS.sub(r"\1", text)
     before = None

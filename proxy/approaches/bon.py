@@ -29,12 +29,15 @@ async def bon(
     chat: Chat, llm: LLM, *, samples: Annotated[int, Range(1, 64), "candidates to draw"] = 3
 ) -> Reply:
     """Sample candidates, have each rated by the judge, return the best."""
+    best: tuple[tuple[bool, float, int], Reply] | None = None
 
     async def rated(nth: int) -> tuple[tuple[bool, float, int], Reply]:
         reply = await llm.answer(chat.messages, nth=nth if samples > 1 else None)
+        if best is None and not reply.truncated:
+            # Better than nothing, should time run out before the first rating.
+            llm.keep(reply)
         return (not reply.truncated, await _rating(chat, llm, reply), -nth), reply
 
-    best: tuple[tuple[bool, float, int], Reply] | None = None
     async with llm.fan(rated(nth) for nth in range(samples)) as landed:
         async for candidate in landed:
             if best is None or candidate[0] > best[0]:

@@ -6,6 +6,7 @@ seldom correct themselves without outside feedback: expect the chain of thought 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from proxy.chat import Chat, Filter, Reply, without_thinking
@@ -33,12 +34,13 @@ async def cot_reflection(
 class OutputOnly:
     """Lets through what stands between ``<output>`` and ``</output>``.
 
-    Where the tag never opens, the whole text without its thinking. White space at the edges of
-    the output is dropped.
+    A tag that is only mentioned inside thinking or reflection opens nothing. Where none opens, the
+    whole text without its thinking. White space at the edges of the output is dropped.
     """
 
     def __init__(self) -> None:
         self._seen = ""
+        self._searched = 0
         self._state = "before"
         self._begun = False
 
@@ -46,11 +48,8 @@ class OutputOnly:
         if self._state == "after":
             return ""
         self._seen += text
-        if self._state == "before":
-            _, opened, rest = self._seen.partition(_OPEN)
-            if not opened:
-                return ""
-            self._state, self._seen = "inside", rest
+        if self._state == "before" and not self._opens():
+            return ""
         output, closed, _ = self._seen.partition(_CLOSE)
         if closed:
             self._state, self._seen = "after", ""
@@ -61,9 +60,22 @@ class OutputOnly:
         return self._trimmed(output[:safe])
 
     def flush(self) -> str:
-        rest, self._seen = self._seen, ""
-        state, self._state = self._state, "after"
-        return without_thinking(rest) if state == "before" else self._trimmed(rest.rstrip())
+        # What still waits inside the output is white space or a piece of the closing tag.
+        rest = self._seen if self._state == "before" else ""
+        self._seen, self._state = "", "after"
+        return _without_work(rest)
+
+    def _opens(self) -> bool:
+        """Whether the output has begun; if so, only what follows its tag is kept."""
+        tag = self._seen.find(_OPEN, self._searched)
+        while tag >= 0 and _at_work(self._seen[:tag]):
+            self._searched = tag + 1
+            tag = self._seen.find(_OPEN, self._searched)
+        if tag < 0:
+            self._searched = max(self._searched, len(self._seen) - len(_OPEN) + 1)
+            return False
+        self._state, self._seen = "inside", self._seen[tag + len(_OPEN) :]
+        return True
 
     def _trimmed(self, output: str) -> str:
         if not self._begun:
@@ -80,6 +92,22 @@ def _safe_length(output: str) -> int:
     return len(output.rstrip())
 
 
+def _at_work(text: str) -> bool:
+    """Whether ``text`` ends inside thinking or reflection."""
+    return any(text.count(f"<{tag}>") > text.count(f"</{tag}>") for tag in _WORK)
+
+
+def _without_work(text: str) -> str:
+    """What a text says that never opens its output as it should."""
+    last = text.rpartition(_OPEN)[2]
+    if _CLOSE in last:
+        text = last.partition(_CLOSE)[0]
+    text = without_thinking(text)
+    return _CLOSED_WORK.sub("", text).strip() or text
+
+
+_WORK = ("think", "thinking", "reflection")
+_CLOSED_WORK = re.compile(r"<(thinking|reflection)>.*?</\1>", re.DOTALL)
 _OPEN = "<output>"
 _CLOSE = "</output>"
 

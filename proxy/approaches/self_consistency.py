@@ -30,7 +30,7 @@ async def self_consistency(
     chat: Chat, llm: LLM, *, samples: Annotated[int, Range(1, 64), "chains to draw"] = 5
 ) -> Reply:
     """Sample chains of thought and return one from the largest class of equal answers."""
-    votes = Tally()
+    votes: Tally[str] = Tally()
     members: dict[str, list[Reply]] = {}
     void: list[Reply] = []
     async with llm.sample(chat.messages, samples) as landed:
@@ -62,7 +62,7 @@ async def _class_of(llm: LLM, answer: str, members: dict[str, list[Reply]]) -> s
     return answer
 
 
-def _representative(votes: Tally, members: dict[str, list[Reply]], void: list[Reply]) -> Reply:
+def _representative(votes: Tally[str], members: dict[str, list[Reply]], void: list[Reply]) -> Reply:
     """The shortest reply of the leading class; without a vote, a complete one if there is."""
     if votes.leader is None:
         return min(void, key=lambda reply: reply.truncated)

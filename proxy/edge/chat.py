@@ -96,6 +96,7 @@ def _healthy(parsed: ChatRequest, exchange: Exchange) -> Response:
     if parsed.stream:
         last = envelope.last([(0, "stop")], None, summary)
         text = envelope.role(0) + envelope.chunk(0, {"content": "ok"}) + last + DONE
-        return Response(text, content_type="text/event-stream; charset=utf-8")
+        headers = {"x-request-id": exchange.id}
+        return Response(text, headers=headers, content_type="text/event-stream; charset=utf-8")
     body = envelope.body([(0, Reply.of("ok"))], complete_usage({}), summary)
     return json_response(orjson.dumps(body), exchange)

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from gunicorn.http.errors import NoMoreData, ParseException
+
 from proxy.errors import BadRequest, BodyTimeout, BodyTooLarge
 
 _CHUNK = 256 * 1024
@@ -42,7 +44,7 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
     """The request's body.
 
     Raises `BodyTooLarge`, `BodyTimeout` for a client that stops sending, `BadRequest` for one that
-    sends less than it announced.
+    sends less than it announced, and `ClientGone`.
     """
     announced = environ.get("CONTENT_LENGTH")
     length = int(announced) if announced and str(announced).isdigit() else None
@@ -62,6 +64,10 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
                 break
     except (BlockingIOError, TimeoutError):
         raise BodyTimeout("The body stopped coming.") from None
+    except ConnectionError:
+        raise ClientGone from None
+    except (NoMoreData, ParseException):
+        raise BadRequest("The body ended early or its chunks are malformed.") from None
     if received > limit:
         raise _too_large(limit)
     if length is not None and received < length:

@@ -43,7 +43,8 @@ class Job:
         # thread.
         self._put = 0
         self._taken = 0
-        self._room: asyncio.Event | None = None
+        # Several choices may wait for it. Set by the thread that reads it as clear.
+        self._room = asyncio.Event()
 
     # The loop's side.
 
@@ -58,11 +59,10 @@ class Job:
     async def room(self) -> None:
         if self._put - self._taken <= _HIGH_WATER:
             return
-        self._room = asyncio.Event()
-        # Looked at again after the event stands: the thread may have caught up in between.
+        self._room.clear()
+        # Looked at again once it is clear: the thread may have caught up in between.
         if self._put - self._taken > _LOW_WATER:
             await self._room.wait()
-        self._room = None
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -120,7 +120,6 @@ class Job:
 
     def _caught_up(self, data: bytes) -> bytes:
         self._taken += len(data)
-        room = self._room
-        if room is not None and self._put - self._taken <= _LOW_WATER:
-            self._loop.call_soon_threadsafe(room.set)
+        if not self._room.is_set() and self._put - self._taken <= _LOW_WATER:
+            self._loop.call_soon_threadsafe(self._room.set)
         return data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import logging
 import os
 import sys
 import threading
@@ -20,9 +19,6 @@ from proxy.run.engine import Engine
 from proxy.run.plan import Plan
 from proxy.settings import Settings
 
-_log = logging.getLogger("optillm.engine")
-
-_BEAT_EVERY = 1.0
 #: The status of a worker that ended itself; unlike 3 and 4 it lets the master start another.
 STUCK_STATUS = 70
 
@@ -37,6 +33,7 @@ class EngineThread:
         self._engine: Engine | None = None
         self._started = threading.Event()
         self._failure: BaseException | None = None
+        self._beat_every = min(1.0, settings.loop_stuck_after / 4)
         self.beat = 0.0
         #: Seconds by which the loop was late, as last measured.
         self.lag = 0.0
@@ -116,16 +113,17 @@ class EngineThread:
         if self.on_beat is not None:
             self.on_beat()
         assert self._loop is not None
-        self._loop.call_later(_BEAT_EVERY, self._beat, self.beat + _BEAT_EVERY)
+        self._loop.call_later(self._beat_every, self._beat, self.beat + self._beat_every)
 
     def _watch(self) -> None:
         """End this process once the loop is stuck: gunicorn sees only its own accept thread."""
         limit = self._settings.loop_stuck_after
         while self._engine is not None:
-            time.sleep(min(1.0, limit / 4))
+            time.sleep(self._beat_every)
             late = time.monotonic() - self.beat
             if self._engine is not None and late > limit:
-                _log.critical("event loop stuck for %.0f s; stacks follow, worker ends", late)
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                # Past the queue of log records, which nobody will write any more.
+                sys.stderr.write(f"event loop stuck for {late:.0f} s; stacks follow, worker ends\n")
                 sys.stderr.flush()
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 os._exit(STUCK_STATUS)

@@ -23,15 +23,20 @@ class Budget:
         return None if limit is None else max(0, limit - self._ledger.choices)
 
     def check(self, choices: int) -> None:
-        """Raise `BudgetExhausted` where ``choices`` more would be over a limit."""
+        """Raise `BudgetExhausted` where ``choices`` more would be over a limit.
+
+        The ledger says so even where the request gets its answer from other calls.
+        """
         left = self.calls_left
         if left is not None and choices > left:
+            self._ledger.exhausted = "max_calls"
             raise BudgetExhausted(
                 f"The budget of {self._limits.max_calls} calls is spent.",
                 param="optillm_budget.max_calls",
             )
         limit = self._limits.max_total_tokens
         if limit is not None and self._ledger.total_tokens >= limit:
+            self._ledger.exhausted = "max_total_tokens"
             raise BudgetExhausted(
                 f"The budget of {limit} tokens is spent ({self._ledger.total_tokens} used).",
                 param="optillm_budget.max_total_tokens",

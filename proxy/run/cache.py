@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
+from proxy.run.fan import depth
+
 
 class Cache:
     """Least recently used first out; single flight per key. Lives on one loop."""
@@ -15,7 +17,7 @@ class Cache:
     def __init__(self, size: int = 1024) -> None:
         self._size = size
         self._values: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
-        self._making: dict[Hashable, asyncio.Future[Any]] = {}
+        self._making: dict[Hashable, asyncio.Future[int]] = {}
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[Any]], ttl: float) -> Any:
         """The cached value of ``key``, else what ``make`` returns, kept for ``ttl`` seconds.
@@ -32,9 +34,11 @@ class Cache:
             if making is None:
                 return await self._make(key, make, ttl)
             await asyncio.wait([making])
+            depth.set(max(depth.get(), making.result()))
 
     async def _make(self, key: Hashable, make: Callable[[], Awaitable[Any]], ttl: float) -> Any:
-        made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # Brings how many calls whoever waits has waited for.
+        made: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._making[key] = made
         try:
             value = await make()
@@ -45,4 +49,4 @@ class Cache:
             return value
         finally:
             del self._making[key]
-            made.set_result(None)
+            made.set_result(depth.get())

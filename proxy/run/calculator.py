@@ -100,7 +100,7 @@ class Calculator:
             # Without a whole line it is dead, or will answer when something else was asked.
             if not reply.endswith(b"\n"):
                 await self._end()
-        equal: bool | None = json.loads(reply) if reply else None
+        equal: bool | None = json.loads(reply) if reply.endswith(b"\n") else None
         return equal
 
     async def _end(self) -> None:
@@ -115,8 +115,8 @@ class Calculator:
 
 async def _start(command: Sequence[str]) -> Process | None:
     """A child that is ready to compare; None where it cannot: no sympy, or it does not start."""
-    try:
-        child = await asyncio.create_subprocess_exec(
+    spawning = asyncio.create_task(
+        asyncio.create_subprocess_exec(
             *command,
             stdin=PIPE,
             stdout=PIPE,
@@ -126,8 +126,16 @@ async def _start(command: Sequence[str]) -> Process | None:
             # A Ctrl-C in the terminal is for the service; the child ends with it.
             start_new_session=True,
         )
+    )
+    try:
+        child = await asyncio.shield(spawning)
     except OSError:
         return None
+    except asyncio.CancelledError:
+        # uvloop would lose a process whose start is cancelled.
+        with contextlib.suppress(OSError):
+            await _kill(await spawning)
+        raise
     greeting = b""
     try:
         assert child.stdout is not None

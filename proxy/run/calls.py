@@ -44,6 +44,8 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         elif isinstance(error, asyncio.CancelledError | GeneratorExit) or error is None:
             # Left before the answer was complete: whoever reads it has seen enough.
             self.end("cancelled")
+            if self._record.first is not None:
+                self._waited_for()
         else:
             self.end("failed")
 
@@ -55,10 +57,14 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
                 self._run.replied()
 
     def done(self, usage: Mapping[str, Any] | None) -> None:
-        """The answer is complete: what follows in this task has waited for it."""
+        """The answer is complete."""
         self.replied()
         self.end("ok", usage)
-        depth.set(self._record.round)
+        self._waited_for()
+
+    def _waited_for(self) -> None:
+        """What follows in this task has seen of this call's answer."""
+        depth.set(max(depth.get(), self._record.round))
 
     def end(self, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
         if not self._ended:

@@ -66,7 +66,9 @@ class Ledger:
         if usage:
             record.prompt_tokens = _count(usage.get("prompt_tokens"))
             record.completion_tokens = _count(usage.get("completion_tokens"))
-            add_usage(self.usage, usage)
+            both = record.prompt_tokens + record.completion_tokens
+            total = _count(usage.get("total_tokens")) or both
+            add_usage(self.usage, {**usage, "total_tokens": total})
         else:
             self.unreported += 1
         if self.watch is not None:
@@ -125,15 +127,16 @@ def complete_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     """``usage`` with the members that clients index without asking."""
     prompt = _count(usage.get("prompt_tokens"))
     completion = _count(usage.get("completion_tokens"))
-    details = usage.get("completion_tokens_details")
+    given = usage.get("completion_tokens_details")
+    details = given if isinstance(given, dict) else {}
     return {
         **usage,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": _count(usage.get("total_tokens")) or prompt + completion,
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            **(details if isinstance(details, dict) else {}),
+            **details,
+            "reasoning_tokens": _count(details.get("reasoning_tokens")),
         },
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from proxy.chat import Filter, Reply, filtered
+from proxy.chat import Filter, Reply
 from proxy.wire.assemble import Assembler, deltas_of
 
 
@@ -52,6 +52,9 @@ class Collected:
 
     async def delta(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
         self.begun = True
+        if self._reply is not None:
+            whole, self._reply = self._reply, None
+            await self.delta(deltas_of(whole.message), whole.logprobs)
         self._assembler.add({"delta": delta, "logprobs": logprobs})
 
     async def reply(self, reply: Reply) -> None:
@@ -80,7 +83,8 @@ class Through:
     def __init__(self, outlet: Outlet, through: Filter) -> None:
         self._outlet = outlet
         self._filter = through
-        self._flushed = False
+        self._fed = False
+        self._drained = False
         self._passed: list[str] = []
 
     @property
@@ -94,26 +98,33 @@ class Through:
 
     @property
     def begun(self) -> bool:
-        return self._outlet.begun
+        """Also true once the filter holds something back: another answer must not follow that."""
+        return self._fed or self._outlet.begun
 
     async def delta(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
+        self._fed = True
         passed = filtered_delta(delta, self._filter)
         self._passed.append(passed.get("content") or "")
-        if passed:
+        if passed or logprobs is not None:
             await self._outlet.delta(passed, logprobs)
 
     async def reply(self, reply: Reply) -> None:
+        self._fed = True
         if isinstance(reply.message.get("content"), str):
-            reply = reply.with_text(filtered(reply.text, self._filter))
-            self._flushed = True
+            reply = reply.with_text(self._filter.feed(reply.text))
+            self._passed.append(reply.text)
         await self._outlet.reply(reply)
 
-    async def flush(self) -> None:
-        rest = "" if self._flushed else self._filter.flush()
-        self._flushed = True
+    async def drain(self) -> None:
+        """Pass on what this filter holds back."""
+        rest = "" if self._drained else self._filter.flush()
+        self._drained = True
         if rest:
             self._passed.append(rest)
             await self._outlet.delta({"content": rest})
+
+    async def flush(self) -> None:
+        await self.drain()
         await self._outlet.flush()
 
     def note(self, text: str) -> None:

@@ -61,7 +61,7 @@ async def forward_stream(
                     else:
                         ready.append(stream.envelope.forwarded(chunk))
                 if ready:
-                    await stream.write(b"".join(ready), opens=True)
+                    await stream.write(b"".join(ready), opens=any(map(_gives_role, batch)))
         if not finished:
             raise UpstreamInvalid("The upstream's stream ended without a finish_reason.")
         recording.done(usage)
@@ -72,6 +72,10 @@ async def forward_stream(
 
 def _choices(chunk: Json) -> list[Json]:
     return [choice for choice in chunk.get("choices") or () if isinstance(choice, dict)]
+
+
+def _gives_role(chunk: Json) -> bool:
+    return any((choice.get("delta") or {}).get("role") for choice in _choices(chunk))
 
 
 def _head(chunk: Json) -> Json:

@@ -145,7 +145,7 @@ def _options(
 
 
 def _check_size(plan: Plan, settings: Settings) -> None:
-    if plan.total_choices > settings.max_choices and plan.total_choices > len(plan.branches):
+    if plan.total_choices > settings.max_choices:
         raise BadRequest(
             f"{plan.total_choices} choices are more than this server gives "
             f"({settings.max_choices}; see --max-choices).",

@@ -16,6 +16,7 @@ from proxy.llm import LLM
 from proxy.pipeline import Feed, Leaf, Node
 from proxy.run.outlet import Outlet
 from proxy.run.scope import Run, Scope
+from proxy.wire.assemble import deltas_of
 
 
 async def play(node: Node, chat: Chat, scope: Scope) -> Reply:
@@ -30,23 +31,27 @@ async def play(node: Node, chat: Chat, scope: Scope) -> Reply:
         await _pass_on(reply, scope)
         return reply
     wrapped, through = await node.entry.function(chat, llm, **node.options)
-    inner = scope.behind(through)
-    reply = await play(node.inner, wrapped, inner)
-    await inner.outlet.flush()
-    return reply
+    if through is None:
+        return await play(node.inner, wrapped, scope)
+    outlet = scope.closing(through)
+    reply = await play(node.inner, wrapped, scope.behind(outlet))
+    await outlet.drain()
+    return reply.with_text(outlet.passed) if reply.text else reply
 
 
 async def _pass_on(reply: Reply, scope: Scope) -> None:
-    """Send what the approach returned, except what `final` or `emit` have sent already."""
+    """Send what the approach returned, except what its tail, `final` or `emit` have sent."""
     answer = scope.answer
     if answer.final:
         return
+    answer.final = True
     if not answer.emitted:
         await scope.outlet.reply(reply)
         return
-    rest = reply.text.removeprefix(answer.emitted)
-    if rest:
-        await scope.outlet.delta({"content": rest})
+    delta = deltas_of(reply.message)
+    delta["content"] = reply.text.removeprefix(answer.emitted)
+    if any(delta.values()):
+        await scope.outlet.delta(delta, reply.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,8 @@ async def play_choice(node: Node, chat: Chat, run: Run, outlet: Outlet, index: i
     """One choice from its first call to its finish_reason.
 
     At the deadline, at the end of the budget or when the upstream fails, the newest kept reply is
-    the answer. Once content has left, nothing is put behind it: a deadline then closes the filters
-    and ends with ``length``, and an upstream's failure is raised.
+    the answer. Once content has left, nothing is put behind it: a deadline or a spent budget then
+    closes the filters and ends with ``length``, and an upstream's failure is raised.
     """
     scope = Scope.of(run, outlet, index)
     try:
@@ -71,27 +76,31 @@ async def play_choice(node: Node, chat: Chat, run: Run, outlet: Outlet, index: i
             reply = await play(node, chat, scope)
     except TimeoutError:
         run.ledger.exhausted = "shutdown" if run.stopping else "deadline"
-        if outlet.begun:
-            if scope.kept.closing is not None:
-                await scope.kept.closing.flush()
-            return Ended(index, "length", "")
-        return await _rescued(scope, _late(run))
-    except (BudgetExhausted, UpstreamError) as error:
+        return await _cut_short(scope, _late(run))
+    except BudgetExhausted as error:
+        return await _cut_short(scope, error)
+    except UpstreamError as error:
         if outlet.begun:
             raise
         ended = await _rescued(scope, error)
-        if isinstance(error, BudgetExhausted):
-            run.ledger.exhausted = (error.param or "").rpartition(".")[2]
-        else:
-            run.ledger.skipped.append(f"last stage: {error.code}")
+        run.ledger.skipped.append(f"last stage: {error.code}")
         return ended
     await outlet.flush()
     return Ended(index, reply.finish_reason, reply.served_by)
 
 
+async def _cut_short(scope: Scope, error: ProxyError) -> Ended:
+    """Time or budget is spent: what has left is the answer, else what was kept."""
+    if not scope.outlet.begun:
+        return await _rescued(scope, error)
+    if scope.kept.closing is not None:
+        await scope.kept.closing.flush()
+    return Ended(scope.index, "length", "")
+
+
 async def _rescued(scope: Scope, error: ProxyError) -> Ended:
     reply, outlet = scope.kept.reply, scope.kept.outlet
-    if reply is None or outlet is None:
+    if reply is None or outlet is None or outlet.begun:
         raise error
     await outlet.reply(reply)
     await outlet.flush()

@@ -88,7 +88,7 @@ class Run:
 class Answer:
     """What has gone out of one outlet so far."""
 
-    #: `final` was called: what it returned has been passed on.
+    #: It is complete: `final` was called, or what the approach returned has been passed on.
     final: bool = False
     #: Text passed on by `emit`.
     emitted: str = ""
@@ -128,11 +128,8 @@ class Scope:
         self.kept.reply = reply
         self.kept.outlet = self.rescue
 
-    def behind(self, through: Filter | None) -> Scope:
+    def behind(self, outlet: Through) -> Scope:
         """The same stage behind a transform's filter."""
-        if through is None:
-            return self
-        outlet = self.closing(through)
         return replace(self, outlet=outlet, rescue=outlet, answer=Answer())
 
     def closing(self, through: Filter) -> Through:

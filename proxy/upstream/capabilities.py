@@ -28,6 +28,6 @@ class Capabilities:
             return False
         said = f"{error.param} {error.message}"
         found = [(model, name) for name in _OURS if name in body and name in said]
-        fresh = [pair for pair in found if pair not in self._refused]
-        self._refused.update(fresh)
-        return bool(fresh)
+        # Calls that were under way together are all refused, and all may go again.
+        self._refused.update(found)
+        return bool(found)

@@ -7,9 +7,12 @@ server behind us learns to stop generating.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -17,7 +20,6 @@ import orjson
 from yarl import URL
 
 from proxy.errors import (
-    ConfigError,
     ModelNotFound,
     UpstreamAuth,
     UpstreamError,
@@ -192,8 +194,12 @@ class Client:
 
     def _quoted(self, said: Any) -> str:
         """The upstream's own words, short and without our key."""
-        text = str(said)[:_SHOWN]
-        return text if self._key is None else self._key.redact(text)
+        text = str(said)
+        # Redacted first: a key that is cut in two would not be recognised.
+        return (text if self._key is None else self._key.redact(text))[:_SHOWN]
+
+    def _word(self, value: Any) -> str | None:
+        return self._quoted(value) if isinstance(value, str) and value else None
 
     def _refusal(self, response: aiohttp.ClientResponse, received: bytes) -> UpstreamError:
         status = response.status
@@ -205,7 +211,7 @@ class Client:
             )
         details = _error_object(received)
         said = self._quoted(details.get("message") or f"HTTP {status}")
-        code, param = _text(details.get("code")), _text(details.get("param"))
+        code, param = (self._word(details.get(name)) for name in ("code", "param"))
         if status == 404:
             return ModelNotFound(f"The upstream does not have this model: {said}", param="model")
         if status == 429:
@@ -244,12 +250,9 @@ async def _drained(response: aiohttp.ClientResponse) -> None:
 def _tls(settings: Settings) -> ssl.SSLContext | bool:
     if not settings.ssl_verify:
         return False
-    if settings.ssl_cert_path is None:
+    if settings.ssl_ca is None:
         return True
-    try:
-        return ssl.create_default_context(cafile=settings.ssl_cert_path)
-    except OSError as error:
-        raise ConfigError(f"--ssl-cert-path: {settings.ssl_cert_path}: {error}") from None
+    return ssl.create_default_context(cadata=settings.ssl_ca)
 
 
 def _error_object(received: bytes) -> Json:
@@ -263,10 +266,12 @@ def _error_object(received: bytes) -> Json:
     return {"message": error} if isinstance(error, str) else {}
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """Seconds to wait (RFC 9110 §10.2.3): given as such, or as a date."""
     value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else None
+    with suppress(ValueError):
+        seconds = float(value)
+        return seconds if 0 <= seconds < math.inf else None
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None

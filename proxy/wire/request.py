@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from proxy.errors import BadRequest
 from proxy.settings import Limits
@@ -29,6 +29,7 @@ _SET_BY_US = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _KEY = re.compile(rb'"\s*:')
 #: The encoder on our way upstream refuses more than 254 levels.
 _DEEPEST = 200
+_LONGEST_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class ChatRequest:
 
 _Item = TypeVar("_Item")
 #: Validation stops at the first wrong item: an error for each of millions would fill the memory.
-_List = Annotated[list[_Item], FailFast()]
+_List = Annotated[list[_Item], Field(fail_fast=True)]
 
 
 class _Checked(BaseModel):
@@ -81,14 +82,12 @@ class _StreamOptions(_Checked):
 
 
 class _Budget(_Checked):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
     max_calls: Annotated[int, Field(ge=1)] | None = None
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+_Name = Annotated[str, StringConstraints(min_length=1)]
 _Tokens = Annotated[int, Field(ge=1)]
 
 
@@ -118,7 +117,7 @@ class _Body(_Checked):
     reasoning_effort: str | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    optillm_approach: Annotated[str, Field(max_length=512)] | None = None
+    optillm_approach: Annotated[str, Field(max_length=_LONGEST_NAME)] | None = None
     optillm_base_model: _Name | None = None
     optillm_budget: _Budget | None = None
     optillm_options: dict[str, Any] | None = None
@@ -150,16 +149,23 @@ def parse_chat(body: Mapping[str, Any], *, endpoint: Endpoint = "chat") -> ChatR
     messages: list[dict[str, Any]] = members["messages"]
     for index, message in enumerate(messages):
         _check_content(message, f"messages[{index}]")
+    budget = members.get("optillm_budget") or {}
+    for name in budget.keys() - _Budget.model_fields.keys():
+        raise BadRequest(
+            f"'optillm_budget.{name}' is no limit; there are {', '.join(_Budget.model_fields)}.",
+            param=f"optillm_budget.{name}",
+        )
     stream = bool(members.get("stream"))
     stream_options = members.get("stream_options") or {}
     if stream_options and not stream:
         raise BadRequest(
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
+    tagged = (members.get("metadata") or {}).get("base_model")
+    tagged = tagged if isinstance(tagged, str) and tagged else None
     _check_name(members.get("model"), "model")
     _check_name(members.get("optillm_base_model"), "optillm_base_model")
-    metadata = members.get("metadata") or {}
-    base_model = members.get("optillm_base_model") or metadata.get("base_model")
+    _check_name(tagged, "metadata.base_model")
     approach = members.get("optillm_approach")
     if approach in (None, "proxy"):
         wrapped = (members.get(name) for name in ("proxy_wrap", "wrapped_approach", "wrap"))
@@ -173,9 +179,9 @@ def parse_chat(body: Mapping[str, Any], *, endpoint: Endpoint = "chat") -> ChatR
         stream_options=stream_options,
         choices=members.get("n"),
         approach=approach or None,
-        base_model=base_model if isinstance(base_model, str) and base_model else None,
+        base_model=members.get("optillm_base_model") or tagged,
         options=members.get("optillm_options") or {},
-        limits=Limits(**(members.get("optillm_budget") or {})),
+        limits=Limits(**budget),
         trace=bool(members.get("optillm_trace")),
     )
 
@@ -217,11 +223,14 @@ def _check(members: Mapping[str, Any]) -> None:
     try:
         _Body.model_validate(members)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = _path(first["loc"], members)
+        # Of a union's members the one that got furthest is the one that was meant.
+        first = max(error.errors(include_url=False), key=lambda found: len(found["loc"]))
+        path = _path(first["loc"], members, missing=first["type"] == "missing")
         said = str(first["msg"])
         if first["type"] == "missing":
             said = "is required"
+        elif first["type"] == "model_type":
+            said = "must be an object"
         elif first["type"].endswith("_type"):
             said = f"has the wrong type: {said[0].lower()}{said[1:]}"
         else:
@@ -229,23 +238,27 @@ def _check(members: Mapping[str, Any]) -> None:
         raise BadRequest(f"'{path}' {said}.", param=path) from None
 
 
-def _path(location: tuple[int | str, ...], members: Any) -> str:
+def _path(location: tuple[int | str, ...], members: Any, *, missing: bool) -> str:
     """``messages[0].content``: pydantic's location without the names of union members."""
     path, value = "", members
-    for step in location:
+    for depth, step in enumerate(location, start=1):
         if isinstance(step, int) and isinstance(value, list):
             path += f"[{step}]"
-            value = value[step] if step < len(value) else None
-        elif isinstance(value, dict) and isinstance(step, str):
-            path += f".{step}" if path else step
+            value = value[step]
+        elif isinstance(value, dict) and (step in value or (missing and depth == len(location))):
+            path += f".{step}" if path else str(step)
             value = value.get(step)
     return path
 
 
+#: What an assistant's turn may hold in place of text.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+
+
 def _check_content(message: Mapping[str, Any], path: str) -> None:
     content = message.get("content")
-    calls = message.get("tool_calls") or message.get("function_call") or message.get("refusal")
-    if content is None and not (message["role"] == "assistant" and calls):
+    said_otherwise = any(message.get(name) for name in _INSTEAD_OF_CONTENT)
+    if content is None and not (message["role"] == "assistant" and said_otherwise):
         raise BadRequest(f"'{path}.content' must be a string or a list.", param=f"{path}.content")
     if isinstance(content, list):
         for index, part in enumerate(content):
@@ -255,7 +268,11 @@ def _check_content(message: Mapping[str, Any], path: str) -> None:
 
 
 def _check_name(name: str | None, param: str) -> None:
-    if name is not None and not name.isprintable():
+    if name is None:
+        return
+    if len(name) > _LONGEST_NAME:
+        raise BadRequest(f"'{param}' is longer than {_LONGEST_NAME} characters.", param=param)
+    if not name.isprintable():
         raise BadRequest(f"'{param}' holds a control character.", param=param)
 
 

@@ -1,6 +1,6 @@
 """The real service with what no flag gives: other settings, other approaches.
 
-    python odd_service.py --port PORT --base-url URL [--with JSON]
+python odd_service.py --port PORT --base-url URL [--with JSON] [--descriptors SOFT_LIMIT]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -49,7 +50,11 @@ def main() -> int:
     parser.add_argument("--port", type=int)
     parser.add_argument("--base-url")
     parser.add_argument("--with", dest="settings", type=json.loads, default={})
+    parser.add_argument("--descriptors", type=int)
     arguments = parser.parse_args()
+    if arguments.descriptors is not None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (arguments.descriptors, hard))
     given = {"base_url": arguments.base_url, "port": arguments.port, "model": "sim"}
     settings = Settings(**{**given, **arguments.settings})
     try:

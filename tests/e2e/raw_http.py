@@ -23,6 +23,7 @@ class Wire:
 
     def __init__(self, port: int, *, window: int | None = None, timeout: float = 20.0) -> None:
         self.socket = socket.socket()
+        self._responses: list[http.client.HTTPResponse] = []
         if window is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         self.socket.settimeout(timeout)
@@ -36,6 +37,7 @@ class Wire:
         """The next response, its head read."""
         response = http.client.HTTPResponse(self.socket, method="POST")
         response.begin()
+        self._responses.append(response)
         return response
 
     def ended(self) -> bool:
@@ -50,6 +52,9 @@ class Wire:
         return True
 
     def close(self) -> None:
+        # A response holds the connection open too.
+        for response in self._responses:
+            response.close()
         self.socket.close()
 
     def __enter__(self) -> Self:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -83,7 +81,7 @@ def test_clients_that_stop_reading_give_their_threads_back(
 ) -> None:
     """SO_SNDTIMEO: otherwise each holds its thread, its slot and its upstream call for ever."""
     sim.behave(**LONG, chunk_interval=0.001)
-    service = odd(start_service, threads=5, socket_timeout=1.0)
+    service = odd(start_service, threads=5, socket_timeout=0.5)
     body = chat_body(stream=True)
     with ExitStack() as open_:
         for _ in range(4):
@@ -102,7 +100,7 @@ def test_clients_that_stop_reading_give_their_threads_back(
 def test_a_body_that_stalls_is_408_and_gives_its_slot_back(
     start_service: StartService, sim: SimulatorThread
 ) -> None:
-    service = odd(start_service, threads=3, socket_timeout=1.0)
+    service = odd(start_service, threads=3, socket_timeout=0.5)
     data = request_bytes(chat_body())
     with Wire(service.port) as first, Wire(service.port) as second:
         for wire in (first, second):
@@ -121,15 +119,27 @@ def test_a_body_that_stalls_is_408_and_gives_its_slot_back(
 
 
 def test_a_head_that_stalls_gives_its_thread_back(start_service: StartService) -> None:
-    service = odd(start_service, threads=2, socket_timeout=1.0)
+    service = odd(start_service, threads=2, socket_timeout=0.5)
     with Wire(service.port) as first, Wire(service.port) as second:
         for wire in (first, second):
             wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: pro")
         assert first.ended()
         assert second.ended()
         assert health(service) == 200
-    assert "client stalled" in service.log
+    assert eventually(lambda: service.log.count("client stalled") == 2)
     assert "Traceback" not in service.log
+
+
+def test_connections_on_which_nothing_is_asked_take_no_thread(start_service: StartService) -> None:
+    """Pools open them in advance. They do not hold up a stop either."""
+    service = start_service("--threads", "2", "--graceful-timeout", "60")
+    with ExitStack() as open_:
+        silent = [open_.enter_context(Wire(service.port)) for _ in range(8)]
+        # gunicorn itself would wait 5 s for each, in a thread.
+        assert httpx.get(f"{service.url}/health", timeout=3.0).status_code == 200
+        # The first byte may come late.
+        assert silent[0].send(request_bytes(chat_body())).response().status == 200
+        assert service.stop(within=20.0) == 0
 
 
 def test_clients_that_never_hang_up_do_not_hold_up_the_others(
@@ -139,11 +149,10 @@ def test_clients_that_never_hang_up_do_not_hold_up_the_others(
     service = start_service()
     ask = b"GET /health HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n"
     with ExitStack() as open_:
-        for _ in range(8):
-            wire = open_.enter_context(Wire(service.port))
-            wire.send(ask)
-            assert wire.response().status == 200
+        wires = [open_.enter_context(Wire(service.port)).send(ask) for _ in range(10)]
+        assert wires[0].response().status == 200
         assert health(service) == 200
+        assert [wire.response().status for wire in wires[1:]] == [200] * 9
         # In the end the server closes its side too.
         worker = service.workers()[0]
         assert eventually(lambda: len(connections(worker, service.port)) == 0, within=10.0)
@@ -151,17 +160,13 @@ def test_clients_that_never_hang_up_do_not_hold_up_the_others(
 
 def connections(pid: int, port: int) -> list[str]:
     """The sockets of ``pid`` that are connected to its own ``port``."""
-    held = {
-        link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()
-    }
+    held = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     listening = "0A"
     return [
         row[9]
         for row in rows
-        if row[1].endswith(f":{port:04X}")
-        and row[3] != listening
-        and f"socket:[{row[9]}]" in held
+        if row[1].endswith(f":{port:04X}") and row[3] != listening and f"socket:[{row[9]}]" in held
     ]
 
 
@@ -194,3 +199,53 @@ def resident(pid: int) -> int:
     """Bytes of memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Descriptors for the clients and the upstream, which are this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_700_requests_wait_at_once_under_a_soft_limit_of_1024_descriptors(
+    start_service: StartService, sim: SimulatorThread
+) -> None:
+    """Each takes two descriptors; and a client's may be above what select() can watch."""
+    sim.behave(latency=2.0)
+    service = odd(start_service, "--descriptors", "1024", threads=800)
+
+    async def ask(session: aiohttp.ClientSession) -> tuple[int, bytes]:
+        async with session.post(service.url + CHAT, json=chat_body()) as response:
+            return response.status, await response.read()
+
+    async def all_of_them() -> list[tuple[int, bytes]]:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            return await asyncio.gather(*(ask(session) for _ in range(700)))
+
+    answers = asyncio.run(all_of_them())
+    assert [answer for answer in answers if answer[0] != 200] == []
+    assert sim.log.calls == 700
+    # More than a thousand descriptors were really in use.
+    assert sim.log.peak > 520
+    assert "Traceback" not in service.log
+
+
+def test_an_idle_connection_is_kept_and_serves_many_requests(start_service: StartService) -> None:
+    """Gateways keep connections for long: a server that drops one first loses a request."""
+    service = start_service()
+    ask = request_bytes(chat_body())
+    with Wire(service.port) as wire:
+        for turn in range(100):
+            response = wire.send(ask).response()
+            assert response.status == 200
+            assert json.loads(response.read())["choices"]
+            if turn == 0:
+                # gunicorn's own default is 2 s.
+                time.sleep(3)
+        assert len(connections(service.workers()[0], service.port)) == 1

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 from conftest import QUESTION, MakeProxy, content_of, events
-from driving import MESSAGES, Driver, FakeUpstream, Live, app_with, completion, example
+from driving import (
+    MESSAGES,
+    Driver,
+    FakeUpstream,
+    Live,
+    app_with,
+    completion,
+    example,
+    registry_with,
+)
 
 from optictl.simulator import Fault, SimulatorThread
 from proxy.chat import Chat, Reply
@@ -43,8 +52,9 @@ class TestAsk:
             return await llm.ask(chat.messages, temperature=0, max_tokens=12, logit_bias={"1": 2})
 
         app_with(make_proxy, helped).text("example-sim", **SAMPLING, **SHAPE)
-        own = {name: value for name, value in sent(sim).items() if name not in ("model", "messages")}
-        assert own == {"temperature": 0, "max_tokens": 12, "logit_bias": {"1": 2}}
+        own = {"temperature": 0, "max_tokens": 12, "logit_bias": {"1": 2}}
+        assert {**sent(sim), **own} == sent(sim)
+        assert sent(sim).keys() == {"model", "messages", *own}
 
     def test_a_limit_goes_under_the_name_that_the_client_uses(
         self, make_proxy: MakeProxy, sim: SimulatorThread
@@ -156,9 +166,7 @@ class TestAnswer:
 
 
 class TestEmit:
-    def test_content_goes_out_in_order_in_a_stream_and_in_json(
-        self, make_proxy: MakeProxy
-    ) -> None:
+    def test_content_goes_out_in_order_in_a_stream_and_in_json(self, make_proxy: MakeProxy) -> None:
         @example
         async def wordy(chat: Chat, llm: LLM) -> Reply:
             await llm.emit("one ")
@@ -195,6 +203,32 @@ class TestEmit:
         assert said.startswith("<<")
         assert said.endswith("\\boxed{391}.>>")
         assert content_of(proxy.stream("example-sim", seed=1)) == said
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_it_may_follow_a_whole_answer(self, make_proxy: MakeProxy, stream: bool) -> None:
+        @example
+        async def sourced(chat: Chat, llm: LLM) -> Reply:
+            reply = await llm.final(chat.messages)
+            await llm.emit(" Source: me.")
+            return reply
+
+        proxy = app_with(make_proxy, sourced)
+        said = content_of(proxy.stream("example-sim")) if stream else proxy.text("example-sim")
+        assert said.endswith("\\boxed{391}. Source: me.")
+
+    def test_tool_calls_follow_what_was_emitted(self, make_proxy: MakeProxy) -> None:
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+        @example
+        async def calling(chat: Chat, llm: LLM) -> Reply:
+            await llm.emit("Let me look.")
+            message = {"role": "assistant", "content": None, "tool_calls": [call]}
+            return Reply(message, finish_reason="tool_calls")
+
+        choice = app_with(make_proxy, calling).ask("example-sim").json["choices"][0]
+        assert choice["message"]["content"] == "Let me look."
+        assert choice["message"]["tool_calls"] == [call]
+        assert choice["finish_reason"] == "tool_calls"
 
 
 class TestNote:
@@ -274,8 +308,6 @@ class TestKeep:
             return await llm.answer(chat.messages)
 
         async def run() -> None:
-            from driving import registry_with
-
             outlet = Live()
             upstream = FakeUpstream(lambda _: UpstreamError("dead"))
             driver = Driver(upstream, outlet=outlet, registry=registry_with(example(broken)))

@@ -6,14 +6,15 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from conftest import InProcess, MakeProxy
 
+from proxy.approach import entry_of
 from proxy.chat import Chat, Reply
 from proxy.ensembles import Member, Team
 from proxy.errors import ProxyError, UpstreamInvalid
-from proxy.llm import LLM, Shape, approach
+from proxy.llm import LLM, Fan, Shape, approach
 from proxy.pipeline import Leaf
 from proxy.registry import Registry, discover
 from proxy.run.budget import Budget
@@ -27,6 +28,8 @@ from proxy.settings import Limits
 from proxy.upstream.port import Call, Json
 from proxy.wire.assemble import Assembler, deltas_of
 
+T = TypeVar("T")
+
 MESSAGES = ({"role": "user", "content": "What is 17 * 23?"},)
 
 #: Marks a test's own approach: reached as ``example-sim``, takes anything, costs one call or more.
@@ -39,8 +42,6 @@ example = approach(
 
 def registry_with(*functions: Callable[..., Any]) -> Registry:
     """All that is built, and the marked ``functions``."""
-    from proxy.approach import entry_of
-
     entries = [entry_of(function) for function in functions]
     return Registry([*discover(), *(entry for entry in entries if entry is not None)])
 
@@ -59,6 +60,12 @@ def completion(text: str | None, **members: Any) -> Json:
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         **members,
     }
+
+
+async def taken(fan: Fan[T]) -> list[T]:
+    """All that lands, in that order."""
+    async with fan as landed:
+        return [result async for result in landed]
 
 
 class FakeUpstream:
@@ -99,7 +106,10 @@ class FakeUpstream:
             self.running -= 1
         if isinstance(said, ProxyError):
             raise said
-        return completion(said) if isinstance(said, str) else said
+        if isinstance(said, str):
+            answer = completion(said)
+            return {**answer, "choices": answer["choices"] * call.body.get("n", 1)}
+        return said
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
@@ -209,4 +219,14 @@ class Driver:
         """A registered approach as this request's only choice."""
         entry = self.run.services.registry[slug]
         leaf = Leaf(entry, {**entry.defaults, **options})
-        return await play_choice(leaf, Chat(MESSAGES), self.run, self.outlet, 0)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            return await play_choice(leaf, Chat(MESSAGES), self.run, self.outlet, 0)
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """The engine's part in keeping the deadline."""
+        while True:
+            self.run.tick(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.01)

@@ -1,0 +1,1 @@
+"""The demo and the figures: `make demo`, `make bench`."""

@@ -1,0 +1,497 @@
+"""``optictl serve``: OptiLLM's command line is understood whole, and nothing is misunderstood.
+
+Most of these run in this process, on a port that is taken: a command line that is accepted gets as
+far as that, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import (
+    InProcess,
+    MakeProxy,
+    Service,
+    SimulatorThread,
+    StartService,
+    chat_body,
+    eventually,
+    free_port,
+)
+
+from optictl import cli
+from optictl.simulator import Behaviour
+from proxy.app import create_app
+from proxy.errors import ConfigError
+from proxy.settings import Secret, Settings
+
+CHAT = "/v1/chat/completions"
+UPSTREAM = ("--base-url", "http://127.0.0.1:9/v1")
+
+#: OptiLLM 0.3.12's server flags with a value each: what this issue builds, ...
+WIRED = {
+    "--host": "127.0.0.1",
+    "--base-url": "http://127.0.0.1:9/v1",
+    "--approach": "moa",
+    "--model": "some-model",
+    "--optillm-api-key": "dummy",
+    "--best-of-n": "5",
+    "--n": "2",
+    "--return-full-response": None,
+    "--log": "debug",
+    "--ssl-verify": None,
+    "--no-ssl-verify": None,
+}
+#: ... and what is refused for now, with its environment variable.
+NOT_BUILT = {
+    "--mcts-simulations": ("2", "OPTILLM_SIMULATIONS"),
+    "--mcts-exploration": ("0.2", "OPTILLM_EXPLORATION"),
+    "--mcts-depth": ("1", "OPTILLM_DEPTH"),
+    "--rstar-max-depth": ("3", "OPTILLM_RSTAR_MAX_DEPTH"),
+    "--rstar-num-rollouts": ("5", "OPTILLM_RSTAR_NUM_ROLLOUTS"),
+    "--rstar-c": ("1.4", "OPTILLM_RSTAR_C"),
+    "--launch-gui": (None, "OPTILLM_LAUNCH_GUI"),
+    "--plugins-dir": ("/tmp", "OPTILLM_PLUGINS_DIR"),
+    "--log-conversations": (None, "OPTILLM_LOG_CONVERSATIONS"),
+    "--conversation-log-dir": ("/tmp", "OPTILLM_CONVERSATION_LOG_DIR"),
+    "--batch-mode": (None, "OPTILLM_BATCH_MODE"),
+    "--batch-size": ("4", "OPTILLM_BATCH_SIZE"),
+    "--batch-wait-ms": ("50", "OPTILLM_BATCH_WAIT_MS"),
+}
+CEPO = [
+    "--cepo_bestofn_n", "--cepo_bestofn_temperature", "--cepo_bestofn_max_tokens",
+    "--cepo_bestofn_rating_type", "--cepo_planning_n", "--cepo_planning_m",
+    "--cepo_print_output", "--cepo_rating_model", "--cepo_config_file",
+]  # fmt: skip
+
+
+def underscored(flag: str) -> str:
+    return "--" + flag[2:].replace("-", "_")
+
+
+def spelled(flag: str, value: str | None) -> Iterator[list[str]]:
+    """Every way to write a flag."""
+    for name in dict.fromkeys((flag, underscored(flag))):
+        yield [name] if value is None else [name, value]
+        if value is not None:
+            yield [f"{name}={value}"]
+
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Serve:
+    """Run a command line that must end with status 2; what it said."""
+    for name in list(os.environ):
+        if name.startswith(("OPTILLM", "OPENAI", "CEREBRAS", "AZURE")):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["optillm", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.optillm()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2, said
+        assert "Traceback" not in said
+        return said
+
+    return run
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A port that somebody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield str(listener.getsockname()[1])
+
+
+@pytest.fixture
+def accepted(run: Serve, taken: str) -> Serve:
+    """Run a command line that must be accepted; what it said before it met the taken port."""
+
+    def accepted(*arguments: str) -> str:
+        said = run(*arguments, "--port", taken)
+        *before, last = said.splitlines()
+        assert re.fullmatch(rf"optillm: cannot listen on \S+:{taken}: .*ss -ltnp.*", last), said
+        return "\n".join(before)
+
+    return accepted
+
+
+class TestPeerFlags:
+    @pytest.mark.parametrize("flag", WIRED)
+    def test_what_is_built_is_taken_in_every_spelling(self, accepted: Serve, flag: str) -> None:
+        for arguments in spelled(flag, WIRED[flag]):
+            accepted(*UPSTREAM, *arguments)
+
+    @pytest.mark.parametrize("flag", NOT_BUILT)
+    def test_what_is_not_built_is_refused_by_name(self, run: Serve, taken: str, flag: str) -> None:
+        for arguments in spelled(flag, NOT_BUILT[flag][0]):
+            said = run(*UPSTREAM, *arguments, "--port", taken)
+            assert said.startswith(f"optillm: {arguments[0].partition('=')[0]} is an OptiLLM flag")
+            assert said.count("\n") == 1
+
+    @pytest.mark.parametrize("flag", CEPO)
+    def test_all_of_cepo_is_refused_by_name(self, run: Serve, taken: str, flag: str) -> None:
+        for name in (flag, flag.replace("_", "-").replace("----", "--")):
+            assert f"{name} is an OptiLLM flag" in run(*UPSTREAM, name, "3", "--port", taken)
+
+    @pytest.mark.parametrize("flag", NOT_BUILT)
+    def test_variables_that_ask_for_it_are_refused_and_those_that_do_not_are_not(
+        self,
+        run: Serve,
+        accepted: Serve,
+        taken: str,
+        monkeypatch: pytest.MonkeyPatch,
+        flag: str,
+    ) -> None:
+        value, variable = NOT_BUILT[flag]
+        monkeypatch.setenv(variable, value or "true")
+        refusal = run(*UPSTREAM, "--port", taken)
+        assert variable in refusal
+        assert flag in refusal
+        for off in ("", "false", "False", "0"):
+            monkeypatch.setenv(variable, off)
+            accepted(*UPSTREAM)
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            (["--simulations", "2"], "option: --simulations"),
+            (["--no-such-flag"], "option: --no-such-flag"),
+            (["--base-urll=http://127.0.0.1:9/v1"], "option: --base-urll"),
+            (["-z"], "option: -z"),
+            (["something"], "argument: something"),
+        ],
+    )
+    def test_what_nobody_knows_is_refused_by_name(
+        self, run: Serve, taken: str, arguments: list[str], named: str
+    ) -> None:
+        said = run(*UPSTREAM, *arguments, "--port", taken)
+        assert said.startswith(f"optillm: no such {named} (")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--port", "0"),
+            ("--port", "70000"),
+            ("--port", "http"),
+            ("--n", "0"),
+            ("--best-of-n", "0"),
+            ("--log", "loud"),
+            ("--threads", "1"),
+            ("--workers", "0"),
+            ("--request-timeout", "0"),
+            ("--graceful-timeout", "-1"),
+            ("--max-body-mb", "0"),
+            ("--base-url",),
+        ],
+    )
+    def test_values_out_of_range_are_refused_by_flag(
+        self, run: Serve, arguments: tuple[str, ...]
+    ) -> None:
+        assert arguments[0] in run(*UPSTREAM, *arguments)
+
+    def test_version(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["optillm", "--version"])
+        with pytest.raises(SystemExit) as ended:
+            cli.optillm()
+        assert ended.value.code == 0
+        assert re.fullmatch(r"optictl \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+class TestUpstream:
+    def test_none_at_all_is_refused_with_what_to_give(self, run: Serve, taken: str) -> None:
+        said = run("--port", taken)
+        assert "no upstream" in said
+        assert "--base-url" in said
+        assert "OPENAI_API_KEY" in said
+
+    def test_openais_own_needs_only_its_key(
+        self, accepted: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        accepted()
+
+    def test_a_url_that_is_none_is_refused(self, run: Serve, taken: str) -> None:
+        said = run("--base-url", "127.0.0.1:4000/v1", "--port", taken)
+        assert "--base-url 127.0.0.1:4000/v1" in said
+
+    @pytest.mark.parametrize(
+        "upstream",
+        [
+            {"OPTILLM_BASE_URL": "http://127.0.0.1:9/v1"},
+            {"OPENAI_API_KEY": "sk-test"},
+            {"CEREBRAS_API_KEY": "key"},
+            {"AZURE_OPENAI_API_KEY": "key"},
+        ],
+    )
+    def test_the_peers_key_variable_with_an_upstream_names_the_file(
+        self,
+        run: Serve,
+        taken: str,
+        monkeypatch: pytest.MonkeyPatch,
+        upstream: dict[str, str],
+    ) -> None:
+        """In OptiLLM it means: run the model here. What its users mean is: protect the proxy."""
+        monkeypatch.setenv("OPTILLM_API_KEY", "s3cret")
+        for name, value in upstream.items():
+            monkeypatch.setenv(name, value)
+        said = run("--port", taken)
+        assert "OPTILLM_API_KEY" in said
+        assert "--optillm-api-key-file" in said
+        assert "s3cret" not in said
+
+    def test_the_peers_key_variable_without_one_names_the_extra(
+        self, run: Serve, taken: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPTILLM_API_KEY", "optillm")
+        assert "optictl[local]" in run("--port", taken)
+
+    def test_a_ca_bundle_is_read_at_the_start(
+        self, run: Serve, accepted: Serve, taken: str, tmp_path: Path
+    ) -> None:
+        bundle = Path(__file__).parent.parent / "data" / "ca.pem"
+        for arguments in spelled("--ssl-cert-path", str(bundle)):
+            accepted(*UPSTREAM, *arguments)
+        (tmp_path / "empty").touch()
+        for wrong in (tmp_path / "empty", tmp_path / "none", tmp_path, Path(__file__)):
+            said = run(*UPSTREAM, "--ssl-cert-path", str(wrong), "--port", taken)
+            assert said.startswith(f"optillm: --ssl-cert-path: {wrong}: ")
+
+
+class TestAddress:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+    def test_one_that_others_reach_must_be_meant(self, run: Serve, taken: str, host: str) -> None:
+        said = run(*UPSTREAM, "--host", host, "--port", taken)
+        assert host in said
+        assert "--allow-external" in said
+        said = run(*UPSTREAM, "--host", host, "--allow-external", "--port", taken)
+        assert "cannot listen" in said
+
+    def test_a_name_that_is_none(self, run: Serve, taken: str) -> None:
+        assert "--host" in run(*UPSTREAM, "--host", "no.such.host.invalid", "--port", taken)
+
+
+class TestKeys:
+    def test_one_on_the_command_line_is_warned_about(self, accepted: Serve) -> None:
+        said = accepted(*UPSTREAM, "--optillm-api-key", "s3cret")
+        assert said.startswith("warning: --optillm-api-key is visible in ps")
+        assert "--optillm-api-key-file" in said
+        assert "s3cret" not in said
+
+    def test_one_in_a_file_is_not(self, accepted: Serve, tmp_path: Path) -> None:
+        key = tmp_path / "key"
+        key.write_text("s3cret\n")
+        key.chmod(0o600)
+        for flag in ("--optillm-api-key-file", "--upstream-api-key-file"):
+            for arguments in spelled(flag, str(key)):
+                assert accepted(*UPSTREAM, *arguments) == ""
+
+    @pytest.mark.parametrize("flag", ["--optillm-api-key-file", "--upstream-api-key-file"])
+    def test_files_that_hold_no_key_are_refused_by_flag(
+        self, run: Serve, taken: str, tmp_path: Path, flag: str
+    ) -> None:
+        key = tmp_path / "key"
+
+        def refusal(path: str = str(key)) -> str:
+            said = run(*UPSTREAM, flag, path, "--port", taken)
+            assert said.startswith(f"optillm: {flag}: ")
+            assert said.count("\n") == 1
+            return said
+
+        assert "does not exist" in refusal()
+        # As a variable that is not set leaves it: an empty name is no wish to go without a key.
+        refusal("")
+        key.write_text("")
+        key.chmod(0o600)
+        assert "empty" in refusal()
+        key.write_text("one\ntwo\n")
+        assert "white space" in refusal()
+        key.write_text("one\n")
+        key.chmod(0o644)
+        assert f"chmod 600 {key}" in refusal()
+
+    def test_two_are_refused(self, run: Serve, taken: str, tmp_path: Path) -> None:
+        said = run(
+            *UPSTREAM, "--optillm-api-key", "a", "--optillm-api-key-file", "b", "--port", taken
+        )
+        assert "not both" in said
+
+
+def test_the_line_of_a_present_unit_starts_as_it_stands(tmp_path: Path) -> None:
+    """Only the path before it changes. No upstream is there yet."""
+    script = Path(sys.executable).with_name("optillm")
+    program = (
+        [str(script)]
+        if script.exists()
+        else [sys.executable, "-c", "from optictl.cli import optillm; optillm()"]
+    )
+    line = (
+        "--host 127.0.0.1 --port 4020 --base-url http://127.0.0.1:4000/v1 --approach proxy "
+        "--model jerry-xl --optillm-api-key dummy"
+    )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 4020))  # the line says so: nothing else may listen there
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPTILLM", "OPENAI"))}
+    service = Service([*program, *line.split()], 4020, tmp_path / "log", clean)
+    try:
+        service.wait_healthy()
+        assert httpx.get(f"{service.url}/health").json() == {"status": "ok"}
+        ready = httpx.get(f"{service.url}/health/ready", timeout=10.0)
+        assert ready.status_code == 503
+        assert "Cannot connect" in ready.json()["reason"]
+        assert httpx.post(service.url + CHAT, json=chat_body()).status_code == 401
+        answer = httpx.post(
+            service.url + CHAT, json=chat_body(), headers={"Authorization": "Bearer dummy"}
+        )
+        assert answer.status_code == 502
+        assert answer.json()["error"]["code"] == "upstream_unreachable"
+        assert service.stop() == 0
+    finally:
+        service.process.kill()
+        service.process.wait(5)
+
+
+def test_flags_do_what_they_say(start_service: StartService, sim: SimulatorThread) -> None:
+    service = start_service(
+        *("--approach", "bon", "--model", "zed", "--best_of_n", "2", "--n", "3"),
+        *("--optillm_api_key", "dummy", "--log", "warning"),
+    )
+    check_effects(service, sim)
+    assert "path=/v1/chat/completions" not in service.log
+
+
+def test_variables_do_what_they_say(sim: SimulatorThread, tmp_path: Path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPTILLM", "OPENAI"))}
+    port = free_port()
+    wanted = {
+        "OPTILLM_HOST": "127.0.0.1",
+        "OPTILLM_PORT": str(port),
+        "OPTILLM_BASE_URL": sim.url,
+        "OPTILLM_APPROACH": "bon",
+        "OPTILLM_MODEL": "zed",
+        "OPTILLM_BEST_OF_N": "2",
+        "OPTILLM_N": "3",
+        "OPTILLM_RETURN_FULL_RESPONSE": "true",
+        "OPTILLM_LOG": "info",
+        "OPTILLM_SSL_VERIFY": "false",
+    }
+    command = [sys.executable, "-c", "from optictl.cli import optillm; optillm()"]
+    service = Service(command, port, tmp_path / "log", {**clean, **wanted})
+    try:
+        service.wait_healthy()
+        check_effects(service, sim)
+        assert eventually(lambda: "path=/v1/chat/completions status=200" in service.log)
+        assert service.stop() == 0
+    finally:
+        service.process.kill()
+        service.process.wait(5)
+
+
+def check_effects(service: Service, sim: SimulatorThread) -> None:
+    """Three choices of best of two on the default model."""
+    body = chat_body()
+    del body["model"]
+    headers = {"Authorization": "Bearer dummy"}
+    answer = httpx.post(service.url + CHAT, json=body, headers=headers).json()
+    assert len(answer["choices"]) == 3
+    assert answer["optillm"]["approach"] == "bon"
+    # Each choice: two samples, two ratings.
+    assert sim.log.choices == 3 * (2 + 2)
+    assert {call.model for call in sim.log.records} == {"zed"}
+
+
+def test_a_default_approach_that_does_not_exist_ends_the_start(
+    start_service: StartService,
+) -> None:
+    service = start_service("--approach", "mcts", healthy=False)
+    assert service.process.wait(30) == 2
+    assert "optictl serve: --approach mcts: Approach 'mcts' is reserved" in service.log
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("approach", ["no-such", "longcepo", "bon&", "|", "moa-gpt"])
+def test_only_a_pipeline_may_be_the_default(approach: str) -> None:
+    with pytest.raises(ConfigError, match=f"--approach {re.escape(approach)}: "):
+        create_app(Settings(base_url="http://unused", approach=approach))
+
+
+@pytest.mark.parametrize("approach", ["auto", "proxy", "bon|moa", "re2&moa"])
+def test_any_pipeline_may_be_the_default(make_proxy: MakeProxy, approach: str) -> None:
+    proxy = make_proxy(approach=approach)
+    named = "none" if approach in ("auto", "proxy") else approach
+    assert proxy.ask().json["optillm"]["approach"] == named
+
+
+def test_keys_in_files_are_in_no_log_and_in_no_process_list(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    keys = {"proxy": "proxy-s3cret", "upstream": "upstream-s3cret"}
+    for name, key in keys.items():
+        (tmp_path / name).write_text(f"{key}\n")
+        (tmp_path / name).chmod(0o600)
+    with SimulatorThread(Behaviour(), api_key=keys["upstream"]) as upstream:
+        service = start_service(
+            *("--base-url", upstream.url, "--log", "debug"),
+            *("--optillm-api-key-file", str(tmp_path / "proxy")),
+            *("--upstream-api-key-file", str(tmp_path / "upstream")),
+        )
+
+        def ask(key: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.post(service.url + CHAT, json=chat_body(), headers=headers)
+
+        # The upstream accepts its own key only: that is what it got, and not the client's.
+        assert ask(keys["proxy"]).status_code == 200
+        assert ask("client-s3cret").status_code == 401
+        assert ask(keys["upstream"]).status_code == 401
+        pids = [service.process.pid, *service.workers()]
+        assert len(pids) == 2
+        for pid in pids:
+            assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert service.stop() == 0
+    assert service.log.count("path=/v1/chat/completions") == 3
+    assert "s3cret" not in service.log
+
+
+@pytest.mark.parametrize("key", ["client-key", "sk-looks-like-openai"])
+def test_a_clients_key_never_goes_upstream(
+    proxy: InProcess, make_proxy: MakeProxy, sim: SimulatorThread, key: str
+) -> None:
+    headers = {"Authorization": f"Bearer {key}", "X-Api-Key": key, "Api-Key": key, "Cookie": key}
+    for service, sent in ((proxy, {}), (make_proxy(upstream_key=Secret("ours")), {"ours"})):
+        sim.reset()
+        assert service.post(json=chat_body(), headers=headers).status_code == 200
+        assert service.post(json=chat_body(stream=True), headers=headers).status_code == 200
+        assert eventually(lambda: sim.log.calls == 2)
+        for call in sim.log.records:
+            assert ("authorization" in call.headers) is bool(sent)
+            assert not {"x-api-key", "api-key", "cookie"} & call.headers.keys()
+            assert key not in str(call.headers)
+
+
+def test_the_command_ends_in_one_line_where_the_port_is_taken(taken: str) -> None:
+    """At once, where gunicorn by itself tries for seconds."""
+    command = [sys.executable, "-c", "from optictl.cli import main; main()", "serve", *UPSTREAM]
+    ended = subprocess.run(
+        [*command, "--port", taken], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert re.fullmatch(rf"optictl: cannot listen on 127\.0\.0\.1:{taken}: .*\n", ended.stderr)
