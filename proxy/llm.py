@@ -29,7 +29,7 @@ from proxy.run import calls
 from proxy.run.fan import Fan, speculating
 from proxy.run.outlet import Through
 from proxy.run.scope import Scope
-from proxy.upstream.port import Call, Json
+from proxy.upstream.port import Json
 
 __all__ = [
     "DRAFT",
@@ -141,15 +141,11 @@ class LLM:
         At most once a run and never inside a fan: what has been shown cannot be taken back.
         ``through`` rewrites its text, in the stream and in JSON alike.
         """
-        answer = self._scope.answer
-        if answer.final:
-            raise RuntimeError(f"approach {self._slug!r} called final() twice")
-        if speculating.get() is answer:
-            raise RuntimeError(f"approach {self._slug!r} called final() inside a fan")
+        self._check_may_answer("final()")
         member = self._member("aggregator")
         body = self._candidate_body(member, messages, params, None)
         role = self._role or "final"
-        answer.final = True
+        self._scope.answer.final = True
         if not self._scope.outlet.live:
             reply = await self._complete(member, body, role)
             self._refuse_nothing(reply)
@@ -158,7 +154,9 @@ class LLM:
             await self._scope.outlet.reply(reply)
             return reply
         outlet = self._scope.outlet if through is None else self._scope.closing(through)
-        async with calls.stream(self._scope.run, Call(member.model, body), role) as incoming:
+        async with calls.stream(
+            self._scope.run, self._scope.run.call(member.model, body), role
+        ) as incoming:
             async for choice in incoming:
                 delta = _without_role(choice.get("delta") or {})
                 if any(delta.values()) or choice.get("logprobs"):
@@ -169,6 +167,13 @@ class LLM:
             await outlet.drain()
             reply = reply.with_text(outlet.passed)
         return reply
+
+    def _check_may_answer(self, doing: str) -> None:
+        """Raise `RuntimeError` for what would say a second answer, or one that may be dropped."""
+        if self._scope.answer.final:
+            raise RuntimeError(f"approach {self._slug!r} called {doing} behind its answer")
+        if speculating.get() is self._scope.answer:
+            raise RuntimeError(f"approach {self._slug!r} called {doing} inside a fan")
 
     def _refuse_nothing(self, reply: Reply) -> None:
         """Raise `EmptyReply` where a kept answer can still stand in for ``reply``."""
@@ -185,7 +190,7 @@ class LLM:
         """
         member = self._member("proposer", nth=nth or 0)
         body = self._candidate_body(member, messages, params, nth)
-        call = Call(member.model, body)
+        call = self._scope.run.call(member.model, body)
         async with calls.stream(self._scope.run, call, self._role or "proposer") as incoming:
             yield Stream(incoming)
 
@@ -226,6 +231,8 @@ class LLM:
         run = self._scope.run
         if run.play is None:
             raise RuntimeError("this run has no pipeline to play another approach")
+        if tail:
+            self._check_may_answer("run(tail=True)")
         registry = run.services.registry
         leaf = registry.leaf(slug, options)
         branch = compile_branch([leaf.entry], registry["none"], chat, lambda _: leaf.options)
@@ -236,7 +243,7 @@ class LLM:
     async def once(self, key: Hashable, make: Callable[[], Awaitable[T]], ttl: float) -> T:
         """What ``make`` returned the last time, for ``ttl`` seconds: per tenant, slug and model."""
         scope = self._scope
-        owner = (scope.run.tenant, self._slug, self._member("helper").model)
+        owner = (scope.run.caller.tenant, self._slug, self._member("helper").model)
         made: T = await scope.run.services.cache.once((owner, key), make, ttl)
         return made
 
@@ -259,7 +266,9 @@ class LLM:
         return self._scope.run.team.member(self._role or role, nth=nth, not_model=self._not_model)
 
     async def _complete(self, member: Member, body: Json, role: str) -> Reply:
-        replies = await calls.complete(self._scope.run, Call(member.model, body), role)
+        replies = await calls.complete(
+            self._scope.run, self._scope.run.call(member.model, body), role
+        )
         return replies[0]
 
     def _helper_body(
@@ -334,7 +343,7 @@ class _NativeSample(Fan[Reply]):
         member = llm._member("proposer")
         body = llm._candidate_body(member, messages, params, 0)
         role = llm._role or "proposer"
-        call = Call(member.model, {**body, "n": k})
+        call = llm._scope.run.call(member.model, {**body, "n": k})
         replies = await calls.complete(llm._scope.run, call, role, choices=k)
         said = [reply for reply in replies[:k] if not reply.empty]
         for reply in said[1:]:

@@ -102,6 +102,8 @@ class Settings:
     log_level: str = "info"
     socket_timeout: float = 30.0
     loop_stuck_after: float = 20.0
+    #: Tells this service from others on a request's way (`proxy.hops`).
+    instance: str = "optillm"
 
     @property
     def drain(self) -> float:

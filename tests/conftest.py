@@ -49,7 +49,7 @@ def content_of(chunks: list[Any], index: int = 0) -> str:
     return "".join(c["delta"].get("content") or "" for c in choices if c["index"] == index)
 
 
-def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], within: float = 30.0) -> bool:
     """Whether ``condition`` comes true in time."""
     end = time.monotonic() + within
     while time.monotonic() < end:
@@ -144,7 +144,7 @@ class Service:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def wait_healthy(self, within: float = 20.0) -> Service:
+    def wait_healthy(self, within: float = 60.0) -> Service:
         end = time.monotonic() + within
         while time.monotonic() < end:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log}"
@@ -163,7 +163,7 @@ class Service:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def stop(self, within: float = 20.0) -> int:
+    def stop(self, within: float = 60.0) -> int:
         """SIGTERM, and the exit status."""
         if self.process.poll() is None:
             self.process.terminate()

@@ -13,6 +13,7 @@ from optictl import __version__
 from optictl.console import data, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
 from proxy.errors import ConfigError
+from proxy.hops import instance_id
 from proxy.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -240,6 +241,7 @@ def serve(
             allow_prompt_tags=allow_prompt_tags,
             log_level=log.value,
             loop_stuck_after=loop_stuck_after,
+            instance=instance_id(host, port),
         )
 
     settings = snapshot()

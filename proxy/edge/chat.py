@@ -22,9 +22,11 @@ from proxy.edge.respond import (
     json_response,
 )
 from proxy.errors import ProxyError
+from proxy.hops import HEADER, onward
 from proxy.registry import Registry
 from proxy.run.ledger import Ledger, complete_usage
 from proxy.run.plan import make_plan
+from proxy.run.scope import Caller
 from proxy.settings import Settings
 from proxy.wire.request import ChatRequest, Endpoint, parse_chat, parse_completion, parse_object
 from proxy.wire.response import Envelope
@@ -32,6 +34,7 @@ from proxy.wire.sse import DONE
 
 #: Gateways probe a handle by calling it; this model is answered without calling anything.
 HEALTH_MODEL = "optictl-health"
+_HOPS = f"HTTP_{HEADER.upper().replace('-', '_')}"
 
 
 class ChatViews:
@@ -59,27 +62,29 @@ class ChatViews:
         environ = request.environ
         exchange = Exchange.of(environ)
         try:
-            exchange.tenant = authenticate(environ, self._settings.proxy_key)
+            tenant = authenticate(environ, self._settings.proxy_key)
+            hops = onward(environ.get(_HOPS, ""), self._settings.instance)
             with ExitStack() as resources:
                 resources.enter_context(self._admission.slot())
                 body = parse_object(read_body(environ, self._settings.max_body))
                 parsed = parse_chat(body) if endpoint == "chat" else parse_completion(body)
                 if parsed.model == HEALTH_MODEL:
                     return _healthy(parsed, exchange)
-                return self._run(parsed, exchange, ClientSocket(environ), resources)
+                return self._run(parsed, Caller(tenant, hops), exchange, resources)
         except ProxyError as error:
             return failed(error, exchange)
         except ClientGone:
             return client_gone(exchange)
 
     def _run(
-        self, parsed: ChatRequest, exchange: Exchange, client: ClientSocket, resources: ExitStack
+        self, parsed: ChatRequest, caller: Caller, exchange: Exchange, resources: ExitStack
     ) -> Response:
+        client = ClientSocket(request.environ)
         exchange.model, exchange.stream = parsed.model or self._settings.model, parsed.stream
         known = self._engine.engine.catalog.names
         plan = make_plan(parsed, self._registry, known, self._settings)
         exchange.approach, exchange.model = plan.approach, plan.base
-        job = resources.enter_context(self._engine.submit(plan, exchange.tenant))
+        job = resources.enter_context(self._engine.submit(plan, caller))
         first = job.take(client)
         if not isinstance(first, bytes):
             return answered(first, exchange)

@@ -17,6 +17,7 @@ from proxy.edge.handoff import Job
 from proxy.registry import Registry
 from proxy.run.engine import Engine
 from proxy.run.plan import Plan
+from proxy.run.scope import Caller
 from proxy.settings import Settings
 
 #: The status of a worker that ended itself; unlike 3 and 4 it lets the master start another.
@@ -66,11 +67,11 @@ class EngineThread:
             self._engine = None
             self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def submit(self, plan: Plan, tenant: str) -> Job:
+    def submit(self, plan: Plan, caller: Caller) -> Job:
         """A job that starts when it is entered."""
         engine, loop = self.engine, self._loop
         assert loop is not None
-        return Job(loop, lambda job: engine.answer(plan, tenant, job))
+        return Job(loop, lambda job: engine.answer(plan, caller, job))
 
     def ask(self, make: Callable[[Engine], Any], timeout: float) -> Any:
         """Run ``make(engine)``, a coroutine, on the loop and wait for it; for health and models."""

@@ -34,7 +34,6 @@ class Exchange:
     began: float = field(default_factory=time.monotonic)
     approach: str = "-"
     model: str = "-"
-    tenant: str = ""
     stream: bool = False
 
     @classmethod

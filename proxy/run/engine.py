@@ -21,7 +21,7 @@ from proxy.run.ledger import CallRecord, Ledger, complete_usage
 from proxy.run.outlet import Collected, Outlet
 from proxy.run.plan import Plan
 from proxy.run.play import Ended, play, play_choice
-from proxy.run.scope import Run, Services
+from proxy.run.scope import Caller, Run, Services
 from proxy.run.stream import Sink, Stream, Streamed
 from proxy.selector import suggestion
 from proxy.settings import Settings
@@ -87,12 +87,12 @@ class Engine:
         await self.services.calculator.close()
         await self.services.upstream.close()
 
-    async def answer(self, plan: Plan, tenant: str, sink: Sink) -> Outcome:
+    async def answer(self, plan: Plan, caller: Caller, sink: Sink) -> Outcome:
         """Run a plan: to a JSON body, or into ``sink`` where the client streams.
 
         Raises `ProxyError` as long as nothing has been put into ``sink``.
         """
-        run = self._run(plan, tenant)
+        run = self._run(plan, caller)
         envelope = Envelope(plan.request.endpoint, plan.base)
         self._runs.add(run)
         try:
@@ -122,7 +122,7 @@ class Engine:
             for run in list(self._runs):
                 run.tick(now)
 
-    def _run(self, plan: Plan, tenant: str) -> Run:
+    def _run(self, plan: Plan, caller: Caller) -> Run:
         ledger = Ledger()
         ledger.skipped.extend(reason for branch in plan.branches for reason in branch.skipped)
         run = Run(
@@ -132,7 +132,7 @@ class Engine:
             ledger=ledger,
             budget=Budget(plan.limits, ledger),
             deadline=asyncio.get_running_loop().time() + plan.seconds,
-            tenant=tenant,
+            caller=caller,
             play=play,
         )
         if self._ends_at is not None:
@@ -140,7 +140,7 @@ class Engine:
         return run
 
     async def _forward(self, run: Run, plan: Plan, envelope: Envelope) -> Outcome:
-        call = passthrough.passthrough_body(plan.request, plan.base, plan.choices)
+        call = passthrough.untouched(run, plan.request, plan.base, plan.choices)
         try:
             answer = await passthrough.forward(run, call, plan.choices)
         except TimeoutError:
@@ -181,7 +181,7 @@ class Engine:
         return Outcome(None, self._summary(run, plan), run.ledger.total_usage())
 
     async def _forward_stream(self, run: Run, plan: Plan, stream: Stream) -> bytes:
-        call = passthrough.passthrough_body(plan.request, plan.base, plan.choices)
+        call = passthrough.untouched(run, plan.request, plan.base, plan.choices)
         try:
             held = await passthrough.forward_stream(run, call, plan.request, plan.choices, stream)
         except TimeoutError:

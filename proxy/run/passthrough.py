@@ -13,12 +13,12 @@ from proxy.upstream.port import Call, Json
 from proxy.wire.request import ChatRequest
 
 
-def passthrough_body(request: ChatRequest, model: str, choices: int) -> Call:
+def untouched(run: Run, request: ChatRequest, model: str, choices: int) -> Call:
     """The client's own members; ``n`` only where it is more than the default."""
     body: dict[str, Any] = {"messages": request.messages, **request.params}
     if choices > 1 or request.choices is not None:
         body["n"] = choices
-    return Call(model, body)
+    return run.call(model, body)
 
 
 async def forward(run: Run, call: Call, choices: int) -> Json:
@@ -44,7 +44,7 @@ async def forward_stream(
     body = {**call.body, "stream_options": {**request.stream_options, "include_usage": True}}
     usage: Json | None = None
     with calls.recorded(run, call, "final", choices) as recording:
-        async with run.clock(), run.services.upstream.stream(Call(call.model, body)) as batches:
+        async with run.clock(), run.services.upstream.stream(run.call(call.model, body)) as batches:
             async for batch in batches:
                 ready: list[bytes] = []
                 for chunk in batch:

@@ -80,8 +80,6 @@ async def play_choice(node: Node, chat: Chat, run: Run, outlet: Outlet, index: i
     except BudgetExhausted as error:
         return await _cut_short(scope, error)
     except UpstreamError as error:
-        if outlet.begun:
-            raise
         ended = await _rescued(scope, error)
         run.ledger.skipped.append(f"last stage: {error.code}")
         return ended
@@ -99,6 +97,7 @@ async def _cut_short(scope: Scope, error: ProxyError) -> Ended:
 
 
 async def _rescued(scope: Scope, error: ProxyError) -> Ended:
+    """The kept answer in place of ``error``, which is raised where another one has begun."""
     reply, outlet = scope.kept.reply, scope.kept.outlet
     if reply is None or outlet is None or outlet.begun:
         raise error

@@ -15,7 +15,7 @@ from proxy.run.budget import Budget
 from proxy.run.cache import Cache
 from proxy.run.ledger import Ledger
 from proxy.run.outlet import Collected, Outlet, Through
-from proxy.upstream.port import Upstream
+from proxy.upstream.port import Call, Upstream
 
 if TYPE_CHECKING:
     from proxy.pipeline import Node
@@ -37,6 +37,14 @@ class Services:
     stream_all: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a digest of the key, and the instances that its calls have passed through."""
+
+    tenant: str = ""
+    hops: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """One HTTP request: its choices share ledger, budget and deadline."""
@@ -49,7 +57,7 @@ class Run:
     deadline: float
     #: Set when this process is told to stop: the deadline was then brought forward.
     stopping: bool = False
-    tenant: str = ""
+    caller: Caller = Caller()
     replied: Callable[[], None] | None = None
     play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None
     clocks: set[asyncio.Timeout] = field(default_factory=set)
@@ -63,6 +71,10 @@ class Run:
                 yield
             finally:
                 self.clocks.discard(clock)
+
+    def call(self, model: str, body: Mapping[str, Any]) -> Call:
+        """A call made for this request."""
+        return Call(model, body, self.caller.hops)
 
     def tick(self, now: float) -> None:
         """End what is past the deadline; called by the engine, many times a second.

@@ -7,12 +7,9 @@ server behind us learns to stop generating.
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
-import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -20,19 +17,16 @@ import orjson
 from yarl import URL
 
 from proxy.errors import (
-    ModelNotFound,
-    UpstreamAuth,
     UpstreamError,
     UpstreamInvalid,
-    UpstreamOverloaded,
-    UpstreamRateLimited,
-    UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.hops import HEADER
 from proxy.settings import Settings
 from proxy.upstream.capabilities import Capabilities
 from proxy.upstream.port import Call, Json
+from proxy.upstream.refusals import refusal
 from proxy.wire.sse import Decoder
 
 #: Shorter than the 5 s after which uvicorn (LiteLLM) drops an idle connection: a request is then
@@ -48,6 +42,9 @@ class Client:
         base = settings.base_url.rstrip("/")
         self._chat = URL(f"{base}/chat/completions")
         self._models = URL(f"{base}/models")
+        self._readiness = URL(f"{base.removesuffix('/v1')}/health/readiness")
+        #: Whether LiteLLM is on the other side; None until it was asked.
+        self._litellm: bool | None = None
         self._key = settings.upstream_key
         self._silence = settings.upstream_timeout
         self._capabilities = Capabilities()
@@ -66,18 +63,29 @@ class Client:
         )
 
     async def complete(self, call: Call) -> Json:
-        body = self._capabilities.adapt(call.model, {**call.body, "model": call.model})
+        body = self._capabilities.adapt(call.model, self._body(call))
         try:
-            return await self._complete(body)
+            return await self._complete(body, call.hops)
         except UpstreamError as error:
             if not self._capabilities.learn(call.model, body, error):
                 raise
-        return await self._complete(self._capabilities.adapt(call.model, body))
+        return await self._complete(self._capabilities.adapt(call.model, body), call.hops)
 
-    async def _complete(self, body: Json) -> Json:
+    def _body(self, call: Call) -> Json:
+        """The members to send; behind a LiteLLM also the header that it would not pass on."""
+        body = {**call.body, "model": call.model}
+        if self._litellm and call.hops:
+            given = body.get("headers")
+            body["headers"] = {**(given if isinstance(given, dict) else {}), HEADER: call.hops}
+        return body
+
+    async def _complete(self, body: Json, hops: str) -> Json:
         try:
             async with self._session.post(
-                self._chat, data=orjson.dumps(body), allow_redirects=False
+                self._chat,
+                data=orjson.dumps(body),
+                headers={HEADER: hops} if hops else None,
+                allow_redirects=False,
             ) as response:
                 received = await response.read()
                 if response.status != 200:
@@ -95,25 +103,29 @@ class Client:
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
-        body = {**call.body, "model": call.model, "stream": True}
+        body = {**self._body(call), "stream": True}
         body.setdefault("stream_options", {"include_usage": True})
         body = self._capabilities.adapt(call.model, body)
         try:
-            response = await self._open(body)
+            response = await self._open(body, call.hops)
         except UpstreamError as error:
             if not self._capabilities.learn(call.model, body, error):
                 raise
-            response = await self._open(self._capabilities.adapt(call.model, body))
+            body = self._capabilities.adapt(call.model, body)
+            response = await self._open(body, call.hops)
         try:
             yield self._chunks(response)
         finally:
             # A finished answer went back to the pool already; an unfinished one must not.
             response.close()
 
-    async def _open(self, body: Json) -> aiohttp.ClientResponse:
+    async def _open(self, body: Json, hops: str) -> aiohttp.ClientResponse:
         try:
             response = await self._session.post(
-                self._chat, data=orjson.dumps(body), allow_redirects=False
+                self._chat,
+                data=orjson.dumps(body),
+                headers={HEADER: hops} if hops else None,
+                allow_redirects=False,
             )
             if response.status == 200 and response.content_type != "application/json":
                 return response
@@ -176,7 +188,22 @@ class Client:
         entries = self._parsed(received, response.content_type).get("data")
         if not isinstance(entries, list):
             raise UpstreamInvalid("The upstream's model list has no 'data'.")
+        if self._litellm is None:
+            self._litellm = await self._is_litellm()
         return [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
+
+    async def _is_litellm(self) -> bool | None:
+        """Whether LiteLLM is on the other side: its readiness tells of its database."""
+        try:
+            async with self._session.get(
+                self._readiness, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=5.0)
+            ) as response:
+                answer = orjson.loads(await response.read()) if response.status == 200 else None
+        except orjson.JSONDecodeError:
+            return False
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        return isinstance(answer, dict) and "db" in answer
 
     async def close(self) -> None:
         await self._session.close()
@@ -198,34 +225,8 @@ class Client:
         # Redacted first: a key that is cut in two would not be recognised.
         return (text if self._key is None else self._key.redact(text))[:_SHOWN]
 
-    def _word(self, value: Any) -> str | None:
-        return self._quoted(value) if isinstance(value, str) and value else None
-
     def _refusal(self, response: aiohttp.ClientResponse, received: bytes) -> UpstreamError:
-        status = response.status
-        if status in (401, 403):
-            # Its words may quote the key that it refuses.
-            return UpstreamAuth(
-                f"The upstream refused the proxy's own key ({status}). "
-                "Check OPENAI_API_KEY or --upstream-api-key-file."
-            )
-        details = _error_object(received)
-        said = self._quoted(details.get("message") or f"HTTP {status}")
-        code, param = (self._word(details.get(name)) for name in ("code", "param"))
-        if status == 404:
-            return ModelNotFound(f"The upstream does not have this model: {said}", param="model")
-        if status == 429:
-            return UpstreamRateLimited(said, retry_after=_retry_after(response))
-        if status in (400, 413, 422):
-            return UpstreamRejected(said, status=status, code=code, param=param)
-        if status in (408, 504):
-            return UpstreamTimeout(f"The upstream timed out ({status}): {said}")
-        if status in (503, 529):
-            return UpstreamOverloaded(
-                f"The upstream is overloaded ({status}): {said}",
-                retry_after=_retry_after(response) or 1.0,
-            )
-        return UpstreamError(f"The upstream answered {status}: {said}")
+        return refusal(response.status, response.headers, received, self._quoted)
 
     def _failure(self, error: Exception) -> UpstreamError:
         # Each also derives from ClientError or OSError: the order is from special to general.
@@ -253,25 +254,3 @@ def _tls(settings: Settings) -> ssl.SSLContext | bool:
     if settings.ssl_ca is None:
         return True
     return ssl.create_default_context(cadata=settings.ssl_ca)
-
-
-def _error_object(received: bytes) -> Json:
-    try:
-        answer = orjson.loads(received)
-    except orjson.JSONDecodeError:
-        return {}
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(error, dict):
-        return error
-    return {"message": error} if isinstance(error, str) else {}
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds to wait (RFC 9110 §10.2.3): given as such, or as a date."""
-    value = response.headers.get("Retry-After", "")
-    with suppress(ValueError):
-        seconds = float(value)
-        return seconds if 0 <= seconds < math.inf else None
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    return None

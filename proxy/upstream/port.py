@@ -17,6 +17,8 @@ class Call:
 
     model: str
     body: Mapping[str, Any]
+    #: The instances that this request has passed through, ours last (`proxy.hops`).
+    hops: str = ""
 
 
 class Upstream(Protocol):

@@ -21,7 +21,7 @@ def request_bytes(body: Any, path: str = CHAT, **headers: str) -> bytes:
 class Wire:
     """One TCP connection. ``window`` is the receive buffer: small, and unread bytes stay there."""
 
-    def __init__(self, port: int, *, window: int | None = None, timeout: float = 20.0) -> None:
+    def __init__(self, port: int, *, window: int | None = None, timeout: float = 60.0) -> None:
         self.socket = socket.socket()
         self._responses: list[http.client.HTTPResponse] = []
         if window is not None:

@@ -65,7 +65,7 @@ def test_a_client_that_hangs_up_takes_its_upstream_calls_along(
         assert idle(service, sim, dropped)
 
     sim.behave(tokens=24)
-    assert httpx.post(service.url + CHAT, json=chat_body()).status_code == 200
+    assert httpx.post(service.url + CHAT, json=chat_body(), timeout=30.0).status_code == 200
     assert "Traceback" not in service.log
     assert service.log.count("status=499") == 2 * 3 + 2
 
@@ -81,7 +81,7 @@ def test_the_request_timeout_holds_for_every_way_to_answer(
     sim.behave(faults=(Fault("hang", times=1),), model="most")
 
     def ask(model: str, **members: object) -> httpx.Response:
-        return httpx.post(service.url + CHAT, json=chat_body(model, **members), timeout=20.0)
+        return httpx.post(service.url + CHAT, json=chat_body(model, **members), timeout=30.0)
 
     with ThreadPoolExecutor() as pool:
         nothing = [pool.submit(ask, model) for model in ("never", "moa-never", "bon-never")]
@@ -143,5 +143,5 @@ def test_requests_that_are_no_http_are_refused_and_the_next_one_works(
         wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{")
         wire.socket.shutdown(socket.SHUT_WR)
         assert wire.response().status == 400
-    assert httpx.post(service.url + CHAT, json=chat_body()).status_code == 200
+    assert httpx.post(service.url + CHAT, json=chat_body(), timeout=30.0).status_code == 200
     assert "Traceback" not in service.log

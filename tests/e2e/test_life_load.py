@@ -37,7 +37,12 @@ def odd(start_service: StartService, *flags: str, **settings: Any) -> Service:
 
 
 def health(service: Service) -> int:
-    return httpx.get(f"{service.url}/health", timeout=5.0).status_code
+    """Its status; none of what these tests do to a service may hold it up for so long."""
+    return httpx.get(f"{service.url}/health", timeout=9.0).status_code
+
+
+def chat(service: Service, **members: Any) -> httpx.Response:
+    return httpx.post(service.url + CHAT, json=chat_body(**members), timeout=30.0)
 
 
 @contextmanager
@@ -60,8 +65,8 @@ def test_health_and_metrics_answer_while_every_chat_slot_waits(
     with waiting_chats(service, sim, 3):
         # The thread that is left serves them one after the other, however many come.
         for path in ("/health", "/health/live", "/health/ready", "/metrics", "/v1/models"):
-            assert httpx.get(service.url + path, timeout=5.0).status_code == 200
-        answers = [httpx.post(service.url + CHAT, json=chat_body(), timeout=5.0) for _ in range(3)]
+            assert httpx.get(service.url + path, timeout=30.0).status_code == 200
+        answers = [chat(service) for _ in range(3)]
         for refused in answers:
             assert refused.status_code == 503
             assert int(refused.headers["Retry-After"]) >= 1
@@ -71,9 +76,7 @@ def test_health_and_metrics_answer_while_every_chat_slot_waits(
         assert "optillm_requests_in_flight 3.0" in httpx.get(service.url + "/metrics").text
     # Who has left makes room.
     sim.behave(faults=())
-    assert eventually(
-        lambda: httpx.post(service.url + CHAT, json=chat_body()).status_code == 200, within=10.0
-    )
+    assert eventually(lambda: chat(service).status_code == 200)
 
 
 def test_clients_that_stop_reading_give_their_threads_back(
@@ -82,18 +85,15 @@ def test_clients_that_stop_reading_give_their_threads_back(
     """SO_SNDTIMEO: otherwise each holds its thread, its slot and its upstream call for ever."""
     sim.behave(**LONG, chunk_interval=0.001)
     service = odd(start_service, threads=5, socket_timeout=0.5)
-    body = chat_body(stream=True)
     with ExitStack() as open_:
         for _ in range(4):
             wire = open_.enter_context(Wire(service.port, window=4096))
-            wire.send(request_bytes(body))
+            wire.send(request_bytes(chat_body(stream=True)))
             assert wire.response().status == 200
-        assert httpx.post(service.url + CHAT, json=body).status_code == 503
-        assert eventually(lambda: sim.log.dropped == 4 and sim.log.inflight == 0, within=15.0)
+        assert chat(service, stream=True).status_code == 503
+        assert eventually(lambda: sim.log.dropped == 4 and sim.log.inflight == 0)
         sim.behave(tokens=24)
-        assert eventually(
-            lambda: httpx.post(service.url + CHAT, json=chat_body()).status_code == 200, within=5.0
-        )
+        assert eventually(lambda: chat(service).status_code == 200)
         assert health(service) == 200
 
 
@@ -105,16 +105,14 @@ def test_a_body_that_stalls_is_408_and_gives_its_slot_back(
     with Wire(service.port) as first, Wire(service.port) as second:
         for wire in (first, second):
             wire.send(data[:-10])
-        assert eventually(
-            lambda: httpx.post(service.url + CHAT, json=chat_body()).status_code == 503
-        )
+        assert eventually(lambda: chat(service).status_code == 503)
         assert health(service) == 200
         for wire in (first, second):
             response = wire.response()
             assert response.status == 408
             assert json.loads(response.read())["error"]["code"] == "body_timeout"
             assert wire.ended()
-        assert httpx.post(service.url + CHAT, json=chat_body()).status_code == 200
+        assert chat(service).status_code == 200
     assert "Traceback" not in service.log
 
 
@@ -136,10 +134,10 @@ def test_connections_on_which_nothing_is_asked_take_no_thread(start_service: Sta
     with ExitStack() as open_:
         silent = [open_.enter_context(Wire(service.port)) for _ in range(8)]
         # gunicorn itself would wait 5 s for each, in a thread.
-        assert httpx.get(f"{service.url}/health", timeout=3.0).status_code == 200
+        assert health(service) == 200
         # The first byte may come late.
         assert silent[0].send(request_bytes(chat_body())).response().status == 200
-        assert service.stop(within=20.0) == 0
+        assert service.stop(within=30.0) == 0
 
 
 def test_clients_that_never_hang_up_do_not_hold_up_the_others(
@@ -155,7 +153,7 @@ def test_clients_that_never_hang_up_do_not_hold_up_the_others(
         assert [wire.response().status for wire in wires[1:]] == [200] * 9
         # In the end the server closes its side too.
         worker = service.workers()[0]
-        assert eventually(lambda: len(connections(worker, service.port)) == 0, within=10.0)
+        assert eventually(lambda: len(connections(worker, service.port)) == 0)
 
 
 def connections(pid: int, port: int) -> list[str]:
@@ -177,7 +175,7 @@ def test_a_slow_reader_gets_every_byte_and_memory_does_not_grow_with_it(
     sim.behave(**LONG)
     service = odd(start_service, socket_timeout=2.0)
     worker = service.workers()[0]
-    assert httpx.post(service.url + CHAT, json=chat_body(max_tokens=10)).status_code == 200
+    assert chat(service, max_tokens=10).status_code == 200
     before = resident(worker)
     most, received = before, 0
     with Wire(service.port, window=65536) as wire:

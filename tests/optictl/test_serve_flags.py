@@ -352,12 +352,15 @@ def test_the_line_of_a_present_unit_starts_as_it_stands(tmp_path: Path) -> None:
     try:
         service.wait_healthy()
         assert httpx.get(f"{service.url}/health").json() == {"status": "ok"}
-        ready = httpx.get(f"{service.url}/health/ready", timeout=10.0)
+        ready = httpx.get(f"{service.url}/health/ready", timeout=30.0)
         assert ready.status_code == 503
         assert "Cannot connect" in ready.json()["reason"]
-        assert httpx.post(service.url + CHAT, json=chat_body()).status_code == 401
+        assert httpx.post(service.url + CHAT, json=chat_body(), timeout=30.0).status_code == 401
         answer = httpx.post(
-            service.url + CHAT, json=chat_body(), headers={"Authorization": "Bearer dummy"}
+            service.url + CHAT,
+            json=chat_body(),
+            headers={"Authorization": "Bearer dummy"},
+            timeout=30.0,
         )
         assert answer.status_code == 502
         assert answer.json()["error"]["code"] == "upstream_unreachable"
@@ -408,7 +411,7 @@ def check_effects(service: Service, sim: SimulatorThread) -> None:
     body = chat_body()
     del body["model"]
     headers = {"Authorization": "Bearer dummy"}
-    answer = httpx.post(service.url + CHAT, json=body, headers=headers).json()
+    answer = httpx.post(service.url + CHAT, json=body, headers=headers, timeout=30.0).json()
     assert len(answer["choices"]) == 3
     assert answer["optillm"]["approach"] == "bon"
     # Each choice: two samples, two ratings.
@@ -420,7 +423,7 @@ def test_a_default_approach_that_does_not_exist_ends_the_start(
     start_service: StartService,
 ) -> None:
     service = start_service("--approach", "mcts", healthy=False)
-    assert service.process.wait(30) == 2
+    assert service.process.wait(60) == 2
     assert "optictl serve: --approach mcts: Approach 'mcts' is reserved" in service.log
     assert "Traceback" not in service.log
 
@@ -454,7 +457,7 @@ def test_keys_in_files_are_in_no_log_and_in_no_process_list(
 
         def ask(key: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {key}"}
-            return httpx.post(service.url + CHAT, json=chat_body(), headers=headers)
+            return httpx.post(service.url + CHAT, json=chat_body(), headers=headers, timeout=30.0)
 
         # The upstream accepts its own key only: that is what it got, and not the client's.
         assert ask(keys["proxy"]).status_code == 200
@@ -490,7 +493,7 @@ def test_the_command_ends_in_one_line_where_the_port_is_taken(taken: str) -> Non
     """At once, where gunicorn by itself tries for seconds."""
     command = [sys.executable, "-c", "from optictl.cli import main; main()", "serve", *UPSTREAM]
     ended = subprocess.run(
-        [*command, "--port", taken], capture_output=True, text=True, check=False, timeout=30
+        [*command, "--port", taken], capture_output=True, text=True, check=False, timeout=60
     )
     assert ended.returncode == 2
     assert ended.stdout == ""

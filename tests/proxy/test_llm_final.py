@@ -87,7 +87,7 @@ class TestOnce:
         async def run() -> None:
             driver = Driver(FakeUpstream())
             await driver.llm.final(MESSAGES)
-            with pytest.raises(RuntimeError, match="twice"):
+            with pytest.raises(RuntimeError, match="behind its answer"):
                 await driver.llm.final(MESSAGES)
             assert len(driver.upstream.calls) == 1
 

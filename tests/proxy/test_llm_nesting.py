@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 from conftest import InProcess, MakeProxy, chat_body, content_of
-from driving import MESSAGES, Driver, FakeUpstream, app_with, example, registry_with
+from driving import MESSAGES, Driver, FakeUpstream, app_with, example, registry_with, taken
 
 from optictl.simulator import SimulatorThread
 from proxy.chat import Chat, Filter, Reply
@@ -197,8 +197,20 @@ class TestTail:
         async def run() -> None:
             driver = Driver(FakeUpstream(), registry=registry_with(nested))
             await driver.llm.run("nested", Chat(MESSAGES), tail=True)
-            with pytest.raises(RuntimeError):
+            with pytest.raises(RuntimeError, match="behind its answer"):
                 await driver.llm.final(MESSAGES)
+            with pytest.raises(RuntimeError, match="behind its answer"):
+                await driver.llm.run("nested", Chat(MESSAGES), tail=True)
+
+        asyncio.run(run())
+
+    def test_it_is_a_bug_inside_a_fan(self) -> None:
+        async def run() -> None:
+            driver = Driver(FakeUpstream(), registry=registry_with(nested))
+            tails = [driver.llm.run("nested", Chat(MESSAGES), tail=True) for _ in range(2)]
+            with pytest.raises(RuntimeError, match="inside a fan"):
+                await taken(driver.llm.fan(tails))
+            assert driver.text == ""
 
         asyncio.run(run())
 
@@ -294,9 +306,10 @@ class TestOnce:
             return Reply.of(str(len(values)))
 
         sim.behave(latency=0.06)
-        answer = app_with(make_proxy, caching).ask("example-sim").json
+        answer = app_with(make_proxy, caching).ask("example-sim", optillm_trace=True).json
         assert answer["choices"][0]["message"]["content"] == "1"
-        assert (answer["optillm"]["calls"], answer["optillm"]["rounds"]) == (4, 2)
+        # Whoever waited for the first call has waited for a round, as its maker has.
+        assert [call["round"] for call in answer["optillm"]["trace"]] == [1, 2, 2, 2]
         assert (sim.log.choices, sim.log.rounds) == (4, 2)
 
     def test_one_callers_end_is_not_anothers(self) -> None:

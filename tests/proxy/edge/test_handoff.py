@@ -340,6 +340,5 @@ def idle(proxy: InProcess, sim: SimulatorThread) -> bool:
             and sim.log.dropped > 0
             and proxy.app.engine.engine.running == 0
             and proxy.app.admission.in_flight == 0
-        ),
-        within=5.0,
+        )
     )
