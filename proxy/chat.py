@@ -62,8 +62,6 @@ class Reply:
     model: str = ""
     usage: Mapping[str, Any] | None = None
     logprobs: Any = None
-    #: What the upstream named itself, for the ``model`` member of a response.
-    served_by: str = ""
 
     @classmethod
     def of(cls, text: str, *, model: str = "", finish_reason: str = "stop") -> Reply:

@@ -54,7 +54,7 @@ SHAPE_PARAMS = frozenset({
 #: Who asks, not what is asked: sent on every call.
 _IDENTITY_PARAMS = frozenset({"user", "safety_identifier", "service_tier"})
 #: For samples that are material for another stage, not the answer: none of the client's shape.
-DRAFT: Mapping[str, None] = dict.fromkeys(sorted(SHAPE_PARAMS))
+DRAFT: Mapping[str, Any] = dict.fromkeys(sorted(SHAPE_PARAMS))
 #: Samples at the client's temperature 0 would all be the same one (arXiv:2203.11171 uses 0.5–0.7).
 _DIVERSE = 0.7
 #: Keeps the seeds of one choice's samples apart from the next choice's.
@@ -107,12 +107,19 @@ class LLM:
         return _said(await self._complete(member, body, self._role or "proposer"))
 
     def sample(
-        self, messages: Sequence[Message], k: int, *, reserve: int = 0, **params: Any
+        self,
+        messages: Sequence[Message],
+        k: int,
+        *,
+        reserve: int = 0,
+        start: int = 0,
+        **params: Any,
     ) -> Fan[Reply]:
         """``k`` candidates at once: ``async with llm.sample(...) as landed``.
 
         Samples already paid for (`run(given=...)`) come first. ``reserve`` calls of the budget are
         left for later stages: fewer samples are drawn where the budget is short, at least one.
+        ``start`` is how many an earlier wave has drawn, whose seeds are not to be sent again.
         """
         given = [self._scope.given.popleft() for _ in range(min(k, len(self._scope.given)))]
         wanted = k - len(given)
@@ -121,10 +128,11 @@ class LLM:
             wanted = max(1 if not given else 0, min(wanted, left - reserve))
         members: list[Coroutine[Any, Any, Reply]] = [_ready(reply) for reply in given]
         if wanted > 1 and self._one_call_for_all:
-            return _NativeSample(members, self, messages, wanted, params)
-        several = k > 1
+            return _NativeSample(members, self, messages, wanted, start, params)
+        several = k > 1 or start > 0
+        first = start + len(given)
         members += [
-            self.answer(messages, nth=len(given) + i if several else None, **params)
+            self.answer(messages, nth=first + i if several else None, **params)
             for i in range(wanted)
         ]
         return Fan(members, owner=self._scope.answer)
@@ -333,15 +341,17 @@ class _NativeSample(Fan[Reply]):
         llm: LLM,
         messages: Sequence[Message],
         k: int,
+        start: int,
         params: Mapping[str, Any],
     ) -> None:
-        super().__init__([*members, self._many(llm, messages, k, params)], llm._scope.answer)
+        many = self._many(llm, messages, k, start, params)
+        super().__init__([*members, many], llm._scope.answer)
 
     async def _many(
-        self, llm: LLM, messages: Sequence[Message], k: int, params: Mapping[str, Any]
+        self, llm: LLM, messages: Sequence[Message], k: int, start: int, params: Mapping[str, Any]
     ) -> Reply:
         member = llm._member("proposer")
-        body = llm._candidate_body(member, messages, params, 0)
+        body = llm._candidate_body(member, messages, params, start)
         role = llm._role or "proposer"
         call = llm._scope.run.call(member.model, {**body, "n": k})
         replies = await calls.complete(llm._scope.run, call, role, choices=k)
@@ -349,7 +359,7 @@ class _NativeSample(Fan[Reply]):
         for reply in said[1:]:
             self.add(_ready(reply))
         for nth in range(len(replies), k):
-            self.add(llm.answer(messages, nth=nth, **params))
+            self.add(llm.answer(messages, nth=start + nth, **params))
         return _said(said[0] if said else replies[0])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 import ssl
 import stat
@@ -99,6 +100,10 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_prompt_tags: bool = False
+    #: Besides Open WebUI's own: what marks a request as an auxiliary task.
+    task_patterns: tuple[re.Pattern[str], ...] = ()
+    #: Tell about early stages as ``reasoning_content`` unless a request says otherwise.
+    progress: bool = False
     log_level: str = "info"
     socket_timeout: float = 30.0
     loop_stuck_after: float = 20.0

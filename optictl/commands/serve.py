@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
@@ -182,6 +183,18 @@ def serve(
         bool,
         typer.Option("--allow-prompt-tags", help="Honour <optillm_approach> in prompts."),
     ] = False,
+    task_pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task-pattern",
+            help="Regex of prompts that are chores (titles, tags), besides Open WebUI's: they run "
+            "none. Repeatable.",
+        ),
+    ] = None,
+    progress: Annotated[
+        bool,
+        typer.Option("--progress", help="Tell about early stages as reasoning_content."),
+    ] = False,
     loop_stuck_after: Annotated[
         float,
         typer.Option(min=1.0, help="Seconds after which a stuck worker is replaced."),
@@ -239,6 +252,8 @@ def serve(
             limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
             options=_options(best_of_n, return_full_response),
             allow_prompt_tags=allow_prompt_tags,
+            task_patterns=tuple(map(_pattern, task_pattern or ())),
+            progress=progress,
             log_level=log.value,
             loop_stuck_after=loop_stuck_after,
             instance=instance_id(host, port),
@@ -249,6 +264,13 @@ def serve(
     from proxy.server import serve as serve_forever
 
     raise typer.Exit(serve_forever(settings, reload=snapshot))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"--task-pattern {text!r}: {error}") from None
 
 
 def _options(best_of_n: int, return_full_response: bool) -> Mapping[str, Any]:

@@ -38,11 +38,14 @@ async def bon(
             llm.keep(reply)
         return (not reply.truncated, await _rating(chat, llm, reply), -nth), reply
 
+    ratings = 0
     async with llm.fan(rated(nth) for nth in range(samples)) as landed:
         async for candidate in landed:
             if best is None or candidate[0] > best[0]:
                 best = candidate
                 llm.keep(best[1])
+            ratings += 1
+            llm.note(f"{ratings} of {samples} candidates rated")
     assert best is not None, "a fan without results raises"
     return best[1]
 

@@ -64,6 +64,7 @@ async def _propose(
         async for proposal in landed:
             proposals.append(proposal)
             llm.keep(proposals[0])
+            llm.note(f"{len(proposals)} of {samples} proposals written")
     # A truncated proposal misleads an aggregator, but is better than nothing.
     return [proposal for proposal in proposals if not proposal.truncated] or proposals
 
@@ -75,6 +76,7 @@ async def _criticise(chat: Chat, llm: LLM, proposals: Sequence[Reply]) -> str:
         reply = await llm.role("critic").ask(messages, temperature=0)
     except UpstreamError:
         return ""
+    llm.note("proposals compared")
     return reply.rendered
 
 

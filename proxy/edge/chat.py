@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import orjson
 from flask import Response, request
 
+from proxy import tasks
 from proxy.chat import Reply
 from proxy.edge.admission import Admission
 from proxy.edge.auth import authenticate
@@ -82,7 +83,13 @@ class ChatViews:
         client = ClientSocket(request.environ)
         exchange.model, exchange.stream = parsed.model or self._settings.model, parsed.stream
         known = self._engine.engine.catalog.names
-        plan = make_plan(parsed, self._registry, known, self._settings)
+        plan = make_plan(
+            parsed,
+            self._registry,
+            known,
+            self._settings,
+            task_header=request.headers.get(tasks.HEADER, ""),
+        )
         exchange.approach, exchange.model = plan.approach, plan.base
         job = resources.enter_context(self._engine.submit(plan, caller))
         first = job.take(client)

@@ -87,7 +87,6 @@ async def complete(run: Run, call: Call, role: str, choices: int = 1) -> list[Re
             model=call.model,
             usage=usage,
             logprobs=choice.get("logprobs"),
-            served_by=str(answer.get("model") or ""),
         )
         for choice in answer["choices"]
     ]
@@ -102,14 +101,12 @@ class Incoming:
         self._model = model
         self._assembler = Assembler()
         self._usage: Mapping[str, Any] | None = None
-        self._served_by = ""
 
     async def __aiter__(self) -> AsyncIterator[Json]:
         async for batch in self._chunks:
             for chunk in batch:
                 self._recording.replied()
                 self._usage = _usage(chunk) or self._usage
-                self._served_by = self._served_by or str(chunk.get("model") or "")
                 for choice in chunk.get("choices") or ():
                     if isinstance(choice, dict):
                         self._assembler.add(choice)
@@ -121,9 +118,7 @@ class Incoming:
     @property
     def reply(self) -> Reply:
         """What has arrived so far; the whole reply once the iteration has ended."""
-        return self._assembler.reply(
-            model=self._model, usage=self._usage, served_by=self._served_by
-        )
+        return self._assembler.reply(model=self._model, usage=self._usage)
 
 
 @asynccontextmanager

@@ -167,7 +167,11 @@ class Engine:
                 last = await self._forward_stream(run, plan, stream)
             else:
                 run.replied = stream.open
-                outlets = [Streamed(stream, index) for index in range(plan.total_choices)]
+                progress = self._tells_progress(plan)
+                outlets = [
+                    Streamed(stream, index, progress=progress)
+                    for index in range(plan.total_choices)
+                ]
                 ended = await _play_all(run, plan, outlets)
                 usage = run.ledger.total_usage() if plan.request.include_usage else None
                 finish = [(end.index, end.finish_reason) for end in ended]
@@ -194,8 +198,18 @@ class Engine:
         held[-1]["optillm"] = self._summary(run, plan)
         return b"".join(map(stream.envelope.forwarded, held))
 
+    def _tells_progress(self, plan: Plan) -> bool:
+        """Whether early stages are told as content of their own kind; only chats have one."""
+        wanted = plan.request.progress
+        wanted = self._settings.progress if wanted is None else wanted
+        return wanted and plan.request.endpoint == "chat"
+
     def _summary(self, run: Run, plan: Plan) -> Json:
-        return run.ledger.summary(plan.approach, trace=plan.request.trace)
+        """The ``optillm`` object: what was run, and what it took."""
+        summary = run.ledger.summary(plan.approach, trace=plan.request.trace)
+        if plan.task is not None:
+            summary["task"] = plan.task
+        return summary
 
 
 async def _play_all(run: Run, plan: Plan, outlets: Sequence[Outlet]) -> list[Ended]:

@@ -14,6 +14,7 @@ from proxy.pipeline import Branch, Leaf, compile_branch
 from proxy.registry import Registry, checked_options
 from proxy.selector import Selector, find_tag, select, with_base
 from proxy.settings import Limits, Settings
+from proxy.tasks import task_of
 from proxy.wire.request import ChatRequest
 
 
@@ -29,6 +30,8 @@ class Plan:
     choices: int
     limits: Limits
     seconds: float
+    #: The chore that this request was recognised as, and that no approach is spent on.
+    task: str | None = None
 
     @property
     def approach(self) -> str:
@@ -45,7 +48,12 @@ class Plan:
 
 
 def make_plan(
-    request: ChatRequest, registry: Registry, known: Collection[str], settings: Settings
+    request: ChatRequest,
+    registry: Registry,
+    known: Collection[str],
+    settings: Settings,
+    *,
+    task_header: str = "",
 ) -> Plan:
     """Settle a request; raises `BadRequest` for what cannot be run."""
     tag = None
@@ -69,11 +77,18 @@ def make_plan(
     chat = Chat(messages=tuple(request.messages), params=request.params)
     limits = request.limits.within(settings.limits)
     choices = settings.choices if request.choices is None else request.choices
+    task = task_of(request.messages, request.params, task_header, settings.task_patterns)
+    branches = _branches(selector, registry, chat, options)
+    if task is not None:
+        reason = f"{selector.approach}: the request is an auxiliary task"
+        skipped = () if selector.approach == "none" else (reason,)
+        branches = (Branch("none", None, skipped),)
     plan = Plan(
         request=request,
         chat=chat,
         base=selector.base,
-        branches=_branches(selector, registry, chat, options),
+        branches=branches,
+        task=task,
         choices=choices,
         limits=limits,
         seconds=min(settings.request_timeout, limits.max_seconds or settings.request_timeout),

@@ -60,7 +60,6 @@ class Ended:
 
     index: int
     finish_reason: str
-    served_by: str
 
 
 async def play_choice(node: Node, chat: Chat, run: Run, outlet: Outlet, index: int) -> Ended:
@@ -84,7 +83,7 @@ async def play_choice(node: Node, chat: Chat, run: Run, outlet: Outlet, index: i
         run.ledger.skipped.append(f"last stage: {error.code}")
         return ended
     await outlet.flush()
-    return Ended(index, reply.finish_reason, reply.served_by)
+    return Ended(index, reply.finish_reason)
 
 
 async def _cut_short(scope: Scope, error: ProxyError) -> Ended:
@@ -93,7 +92,7 @@ async def _cut_short(scope: Scope, error: ProxyError) -> Ended:
         return await _rescued(scope, error)
     if scope.kept.closing is not None:
         await scope.kept.closing.flush()
-    return Ended(scope.index, "length", "")
+    return Ended(scope.index, "length")
 
 
 async def _rescued(scope: Scope, error: ProxyError) -> Ended:
@@ -103,7 +102,7 @@ async def _rescued(scope: Scope, error: ProxyError) -> Ended:
         raise error
     await outlet.reply(reply)
     await outlet.flush()
-    return Ended(scope.index, reply.finish_reason, reply.served_by)
+    return Ended(scope.index, reply.finish_reason)
 
 
 def _late(run: Run) -> ProxyError:

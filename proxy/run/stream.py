@@ -93,9 +93,10 @@ class Streamed:
 
     live = True
 
-    def __init__(self, stream: Stream, index: int) -> None:
+    def __init__(self, stream: Stream, index: int, *, progress: bool = False) -> None:
         self._stream = stream
         self._index = index
+        self._progress = progress
         self.begun = False
 
     async def delta(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
@@ -111,4 +112,10 @@ class Streamed:
         pass
 
     def note(self, text: str) -> None:
-        self._stream.note(text)
+        """A comment, or where progress was asked for, thought aloud: gateways drop comments."""
+        if not self._progress:
+            self._stream.note(text)
+        elif not self.begun:
+            self._stream.open()
+            delta = {"reasoning_content": f"{text}\n"}
+            self._stream.put(self._stream.envelope.chunk(self._index, delta))

@@ -62,14 +62,13 @@ class Assembler:
             message["content"] = message["content"] or None
         return message
 
-    def reply(self, *, model: str = "", usage: Any = None, served_by: str = "") -> Reply:
+    def reply(self, *, model: str = "", usage: Any = None) -> Reply:
         return Reply(
             message=self.message(),
             finish_reason=self.finish_reason or "stop",
             model=model,
             usage=usage,
             logprobs={name: said or None for name, said in self._logprobs.items()} or None,
-            served_by=served_by,
         )
 
     def _merge_tool_calls(self, fragments: list[Any]) -> None:

@@ -21,8 +21,8 @@ Endpoint = Literal["chat", "text"]
 
 #: Members that speak to us; none of them goes upstream.
 _OWN = frozenset({
-    "optillm_approach", "optillm_base_model", "optillm_budget", "optillm_options", "optillm_trace",
-    "proxy_wrap", "wrap", "wrapped_approach",
+    "optillm_approach", "optillm_base_model", "optillm_budget", "optillm_options",
+    "optillm_progress", "optillm_trace", "proxy_wrap", "wrap", "wrapped_approach",
 })  # fmt: skip
 #: Members that the proxy sets itself on each upstream call.
 _SET_BY_US = frozenset({"model", "messages", "stream", "stream_options", "n"})
@@ -48,6 +48,8 @@ class ChatRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     trace: bool = False
+    #: None where the request does not say.
+    progress: bool | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -121,6 +123,7 @@ class _Body(_Checked):
     optillm_base_model: _Name | None = None
     optillm_budget: _Budget | None = None
     optillm_options: dict[str, Any] | None = None
+    optillm_progress: bool | None = None
     optillm_trace: bool | None = None
     proxy_wrap: str | None = None
     wrapped_approach: str | None = None
@@ -183,6 +186,7 @@ def parse_chat(body: Mapping[str, Any], *, endpoint: Endpoint = "chat") -> ChatR
         options=members.get("optillm_options") or {},
         limits=Limits(**budget),
         trace=bool(members.get("optillm_trace")),
+        progress=members.get("optillm_progress"),
     )
 
 

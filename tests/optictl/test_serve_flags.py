@@ -356,12 +356,8 @@ def test_the_line_of_a_present_unit_starts_as_it_stands(tmp_path: Path) -> None:
         assert ready.status_code == 503
         assert "Cannot connect" in ready.json()["reason"]
         assert httpx.post(service.url + CHAT, json=chat_body(), timeout=30.0).status_code == 401
-        answer = httpx.post(
-            service.url + CHAT,
-            json=chat_body(),
-            headers={"Authorization": "Bearer dummy"},
-            timeout=30.0,
-        )
+        headers = {"Authorization": "Bearer dummy"}
+        answer = httpx.post(service.url + CHAT, json=chat_body(), headers=headers, timeout=30.0)
         assert answer.status_code == 502
         assert answer.json()["error"]["code"] == "upstream_unreachable"
         assert service.stop() == 0

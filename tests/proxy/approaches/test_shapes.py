@@ -21,7 +21,12 @@ CASES: Mapping[str, Sequence[tuple[dict[str, Any], int]]] = {
     "re2": [({}, 1), ({"trigger": False}, 1)],
     "cot_reflection": [({}, 1), ({"full": True}, 1)],
     "bon": [({}, 3), ({"samples": 1}, 1), ({"samples": 6}, 6)],
-    "self_consistency": [({}, 5), ({"samples": 1}, 1), ({"samples": 8}, 8)],
+    "self_consistency": [
+        ({}, 5),
+        ({"samples": 1}, 1),
+        ({"samples": 8}, 8),
+        ({"samples": 16, "stop": "beta"}, 4),
+    ],
     "moa": [
         ({}, 3),
         ({"samples": 2, "layers": 3}, 2),
@@ -64,8 +69,12 @@ def declared(slug: str, options: Mapping[str, Any]) -> Shape:
     return shape + registry["none"].shape({}) if registry[slug].mark.kind == "transform" else shape
 
 
+#: Whose calls depend on what the replies say, not on how right they are: counted in its own tests.
+ELSEWHERE = {"rto"}
+
+
 def test_every_approach_is_counted() -> None:
-    assert CASES.keys() == {entry.slug for entry in discover()}
+    assert CASES.keys() | ELSEWHERE == {entry.slug for entry in discover()}
 
 
 @pytest.mark.parametrize(("slug", "options", "peak"), EACH, ids=str)

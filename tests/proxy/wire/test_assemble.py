@@ -113,11 +113,11 @@ def test_logprobs_are_joined_in_order(entries: list[dict[str, Any]], data: st.Da
         assembler.add({"delta": {"content": "x"}, "logprobs": {"content": left[:size]}})
         left = left[size:]
     assembler.add({"delta": {}, "logprobs": None, "finish_reason": "length"})
-    reply = assembler.reply(model="m", usage={"total_tokens": 3}, served_by="m-2025")
+    reply = assembler.reply(model="m", usage={"total_tokens": 3})
     assert reply.logprobs == {"content": entries}
     assert reply.finish_reason == "length"
     assert reply.truncated
-    assert (reply.model, reply.usage, reply.served_by) == ("m", {"total_tokens": 3}, "m-2025")
+    assert (reply.model, reply.usage) == ("m", {"total_tokens": 3})
 
 
 def test_a_logprobs_member_that_is_always_null_stays_null() -> None:
