@@ -14,6 +14,7 @@ import orjson
 from benchmarks.critical_path import rounds
 from benchmarks.figures import Figure, table
 from benchmarks.footprint import soak, start
+from benchmarks.proc import Meanwhile
 from benchmarks.throughput import first_token, passthrough
 from benchmarks.waiting import hang_up, in_flight
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     asked = _parser().parse_args(arguments)
     machine = _machine()
-    _tell(", ".join(f"{name} {value}" for name, value in machine.items()))
+    meanwhile = Meanwhile()
     figures: list[Figure] = []
     for name in asked.only or GROUPS:
         _tell(f"measuring {name} …")
@@ -40,11 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.soak:
         _tell(f"measuring {asked.soak:g} s of steady load …")
         figures += soak(asked.soak)
+    machine["others"] = round(meanwhile.share(), 3)
     if asked.json:
         found = {"machine": machine, "figures": [figure.as_json() for figure in figures]}
         print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     else:
         print("\n".join(table(figures)))
+        print(
+            f"\n{machine['cores']} cores, Python {machine['python']}, Linux {machine['kernel']}; "
+            f"other work took {machine['others']:.0%} of the cores meanwhile"
+        )
     return 0
 
 
@@ -66,7 +72,6 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "load": round(os.getloadavg()[0], 2),
     }
 
 

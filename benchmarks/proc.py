@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,32 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def rss(pids: Iterable[int]) -> int:
     """Resident bytes, shared pages counted once for each process."""
     return sum(int(_stat(pid)[21]) for pid in pids) * _PAGE
+
+
+class Meanwhile:
+    """How busy the machine was with other things since this was made."""
+
+    def __init__(self) -> None:
+        self._machine, self._ours = _machine_seconds(), _our_seconds()
+        self._began = time.monotonic()
+
+    def share(self) -> float:
+        """Of the cores' time, what neither we nor the processes that we have waited for took."""
+        taken = _machine_seconds() - self._machine - (_our_seconds() - self._ours)
+        cores = len(os.sched_getaffinity(0))
+        return max(0.0, taken / (cores * (time.monotonic() - self._began)))
+
+
+def _machine_seconds() -> float:
+    """Time in which no core was idle or could have been; a hypervisor's other guests included."""
+    words = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words)
+    return (user + nice + system + irq + softirq + steal) / _TICKS
+
+
+def _our_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def usage(pids: Iterable[int]) -> Usage:

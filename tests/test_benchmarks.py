@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from conftest import free_port
 from benchmarks import bench
 from benchmarks.figures import Figure, counted, ms, percentile, table
 from benchmarks.load import Load, Measured, chat, measure, run
-from benchmarks.proc import cpu_seconds, rss, usage
+from benchmarks.proc import Meanwhile, cpu_seconds, rss, usage
 from benchmarks.processes import NotStartedError, Proxy, Upstream
 from optictl.simulator import Fault, SimulatorThread
 
@@ -124,6 +126,21 @@ def test_what_the_kernel_says_about_us() -> None:
         os.close(descriptor)
 
 
+def test_our_own_work_is_not_other_work() -> None:
+    cores = len(os.sched_getaffinity(0))
+    before, began, meanwhile = idle_seconds(), time.monotonic(), Meanwhile()
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    others, lasted = meanwhile.share(), time.monotonic() - began
+    taken = 1 - (idle_seconds() - before) / (cores * lasted)
+    assert 0 <= others <= max(0.0, taken - 0.5 / (cores * lasted)) + 0.1
+
+
+def idle_seconds() -> float:
+    words = Path("/proc/stat").read_text().split()
+    return (int(words[4]) + int(words[5])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize(
     ("values", "share", "expected"),
     [([], 0.5, 0.0), ([3.0], 0.99, 3.0), ([4.0, 1.0, 2.0, 3.0], 0.5, 3.0),
@@ -171,7 +188,9 @@ def test_the_bench_prints_every_figure_beside_its_promise(
 ) -> None:
     assert bench.main(["--seconds", "0.5"]) == 0
     shown = capsys.readouterr()
-    assert [line.split()[1] for line in shown.out.splitlines()[2:]] == ["one", "two"]
+    rows = [line for line in shown.out.splitlines() if line.startswith("| ")]
+    assert [line.split()[1] for line in rows[2:]] == ["one", "two"]
+    assert "other work took" in shown.out.splitlines()[-1]
     assert "measuring two" in shown.err
     assert groups == [0.5, 0.5]
 
