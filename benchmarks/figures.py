@@ -42,10 +42,14 @@ def counted(number: int, noun: str) -> str:
 
 def table(figures: Sequence[Figure]) -> list[str]:
     """The lines of a Markdown table, aligned for reading as it is."""
-    cells = ((f.name, f.measured, f.promise) for f in figures)
-    rows = [_HEADING, *(tuple(cell.replace("|", "\\|") for cell in row) for row in cells)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_row(row, widths) for row in rows]
+    return aligned([_HEADING, *((f.name, f.measured, f.promise) for f in figures)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The same of any rows, the heading first."""
+    escaped = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    lines = [_row(row, widths) for row in escaped]
     lines.insert(1, _row(["-" * width for width in widths], widths))
     return lines
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 from hypothesis import HealthCheck, settings
 
 from optictl.simulator import Behaviour, SimulatorThread
@@ -57,6 +58,20 @@ def eventually(condition: Callable[[], bool], within: float = 30.0) -> bool:
             return True
         time.sleep(0.01)
     return condition()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority that no system knows."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_bundle(authority: trustme.CA, tmp_path: Path) -> Path:
+    """Its certificate as a file."""
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
 
 
 @pytest.fixture

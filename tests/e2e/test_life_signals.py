@@ -164,13 +164,12 @@ class TestStop:
 
 class TestReload:
     def test_a_bad_configuration_leaves_the_old_one_serving(
-        self, start_service: StartService, tmp_path: Path
+        self, start_service: StartService, ca_bundle: Path, tmp_path: Path
     ) -> None:
         key = tmp_path / "key"
         key.write_text("old")
         key.chmod(0o600)
-        bundle = tmp_path / "ca.pem"
-        bundle.write_bytes((ROOT / "tests/data/ca.pem").read_bytes())
+        bundle = ca_bundle
         service = start_service("--optillm-api-key-file", str(key), "--ssl-cert-path", str(bundle))
 
         def fails(spoil: Callable[[], object]) -> None:

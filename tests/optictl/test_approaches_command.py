@@ -101,7 +101,7 @@ def test_the_json_of_one() -> None:
     assert row["slug"] == "self_consistency"
     assert row["calls"] == {"least": 5, "most": 5}
     assert row["rounds"] == {"least": 1, "most": 1}
-    [samples] = row["options"]
+    samples = next(option for option in row["options"] if option["name"] == "samples")
     assert samples == {
         "name": "samples",
         "type": "int",

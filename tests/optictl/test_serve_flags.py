@@ -262,10 +262,9 @@ class TestUpstream:
         assert "optictl[local]" in run("--port", taken)
 
     def test_a_ca_bundle_is_read_at_the_start(
-        self, run: Serve, accepted: Serve, taken: str, tmp_path: Path
+        self, run: Serve, accepted: Serve, taken: str, ca_bundle: Path, tmp_path: Path
     ) -> None:
-        bundle = Path(__file__).parent.parent / "data" / "ca.pem"
-        for arguments in spelled("--ssl-cert-path", str(bundle)):
+        for arguments in spelled("--ssl-cert-path", str(ca_bundle)):
             accepted(*UPSTREAM, *arguments)
         (tmp_path / "empty").touch()
         for wrong in (tmp_path / "empty", tmp_path / "none", tmp_path, Path(__file__)):

@@ -9,20 +9,19 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import trustme
 from conftest import InProcess, MakeProxy
 
 from proxy.settings import read_ca_bundle
 
-#: server.pem, for 127.0.0.1 and signed by ca.pem, is good until 2126.
-DATA = Path(__file__).parents[2] / "data"
 ANSWER = b'{"object": "list", "data": [{"id": "sim", "object": "model"}]}'
 
 
 @pytest.fixture
-def upstream() -> Iterator[str]:
+def upstream(authority: trustme.CA) -> Iterator[str]:
     """A server whose certificate no system knows; its base URL."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(DATA / "server.pem")
+    authority.issue_cert("127.0.0.1").configure_cert(context)
     loop = asyncio.new_event_loop()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,8 +59,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     assert "certificate" in reason.lower()
 
 
-def test_the_operators_ca_vouches_for_it(make_proxy: MakeProxy, upstream: str) -> None:
-    bundle = read_ca_bundle(str(DATA / "ca.pem"), "--ssl-cert-path")
+def test_the_operators_ca_vouches_for_it(
+    make_proxy: MakeProxy, upstream: str, ca_bundle: Path
+) -> None:
+    bundle = read_ca_bundle(str(ca_bundle), "--ssl-cert-path")
     assert ready(make_proxy(base_url=upstream, ssl_ca=bundle)) == (200, "None")
 
 
@@ -69,9 +70,9 @@ def test_verification_can_be_turned_off(make_proxy: MakeProxy, upstream: str) ->
     assert ready(make_proxy(base_url=upstream, ssl_verify=False)) == (200, "None")
 
 
-def test_text_around_the_certificates_does_not_matter(tmp_path: Path) -> None:
+def test_text_around_the_certificates_does_not_matter(ca_bundle: Path, tmp_path: Path) -> None:
     """Bundles name their issuers in comments, in UTF-8."""
-    pem = (DATA / "ca.pem").read_text()
+    pem = ca_bundle.read_text()
     bundle = tmp_path / "bundle.pem"
     bundle.write_text(f"# Főtanúsítvány\n{pem}\n# and again\n{pem}", encoding="utf-8")
     assert pem in read_ca_bundle(str(bundle), "--flag")
