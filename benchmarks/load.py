@@ -31,6 +31,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 #: The first delta that says something; the one that opens a choice is empty.
 CONTENT = re.compile(rb'"content":"[^"]')
 _LAST_CHUNK = b"0\r\n\r\n"
+#: In the head of an answer behind which the server hangs up.
+_CLOSES = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,15 @@ class _Tally:
 
 
 class _Connection(asyncio.Protocol):
-    """Asks, waits for the whole answer, and asks again where that is wanted."""
+    """Asks, waits for the whole answer, and asks again where that is wanted.
 
-    def __init__(self, tally: _Tally) -> None:
+    A server that announces to hang up after each answer is called again for each.
+    """
+
+    def __init__(self, tally: _Tally, host: str, port: int) -> None:
         self._tally = tally
+        self._address = host, port
+        self._redialling: asyncio.Task[bool] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._received = b""
         self._sent_at = 0.0
@@ -158,10 +165,25 @@ class _Connection(asyncio.Protocol):
         self._length: int | None = None
         self.lost = asyncio.get_running_loop().create_future()
 
+    async def dial(self) -> bool:
+        """Whether somebody is there."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: self, *self._address)
+        except OSError as error:
+            self._tally.errors[type(error).__name__] += 1
+            if self._redialling is not None:
+                self.lost.set_result(None)
+            return False
+        return True
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transport has the methods and is no subclass.
         self._transport = cast(asyncio.WriteTransport, transport)
-        self._ask(self._transport)
+        if self._tally.over:
+            self._transport.abort()
+        else:
+            self._ask(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._received = received = self._received + data if self._received else data
@@ -178,14 +200,19 @@ class _Connection(asyncio.Protocol):
         if complete and self._transport is not None:
             status = received[9:12]
             self._tally.answered(status, time.perf_counter() - self._sent_at, self._first)
-            if self._tally.again:
+            head = received.find(_HEAD_END) + 2
+            if self._tally.again and not _CLOSES.search(received, 0, head):
                 self._ask(self._transport)
             else:
                 self._sent_at = 0.0
                 self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._sent_at and not self._tally.over:
+        answered = not self._sent_at
+        if answered and self._tally.again and not self._tally.over:
+            self._redialling = asyncio.create_task(self.dial())
+            return
+        if not answered and not self._tally.over:
             self._tally.errors["connection lost"] += 1
         self.lost.set_result(None)
 
@@ -223,15 +250,8 @@ async def run(load: Load) -> Measured:
 async def _open(load: Load, tally: _Tally, nth: int) -> _Connection | None:
     await asyncio.sleep(load.stagger * nth / load.connections)
     address = urlsplit(load.url)
-    loop = asyncio.get_running_loop()
-    try:
-        _, connection = await loop.create_connection(
-            lambda: _Connection(tally), address.hostname or "", address.port or 80
-        )
-    except OSError as error:
-        tally.errors[type(error).__name__] += 1
-        return None
-    return connection
+    connection = _Connection(tally, address.hostname or "", address.port or 80)
+    return connection if await connection.dial() else None
 
 
 def request_bytes(load: Load) -> list[bytes]:

@@ -101,7 +101,8 @@ def test_the_proxy_as_a_process(sim: SimulatorThread) -> None:
         assert driven(Load(f"{proxy.url}/v1", 4)).errors == {}
         held = usage(pids)
         assert held.threads >= 3
-        assert held.pss <= held.rss == pytest.approx(rss(pids), rel=0.2)
+        # The second worker may still be starting, so that nothing is equal to what it was before.
+        assert 0 < held.pss <= held.rss
         assert f"serves on 127.0.0.1:{proxy.port}" in proxy.log()
     assert not any(Path(f"/proc/{pid}").exists() for pid in (master, *workers))
 
@@ -122,6 +123,7 @@ def test_what_the_kernel_says_about_us() -> None:
     assert usage(us).descriptors >= held.descriptors + 10
     assert held.threads >= threading.active_count()
     assert held.rss > 10_000_000
+    assert rss(us) == pytest.approx(held.rss, rel=0.2)
     for descriptor in opened:
         os.close(descriptor)
 

@@ -132,30 +132,26 @@ class TestClosedForms:
     ) -> None:
         assert best_of(n, p, separation).accuracy == pytest.approx(exact, abs=1e-4)
 
-    def test_a_judge_who_can_only_say_ten_is_of_less_use(self) -> None:
-        """Beyond d = 8 right answers leave the scale; the wrong ones that do so are hard to tell.
-
-        With d = 16 a wrong one is worth 0 and a right one 10: ties among the right ones.
-        """
-        scores = [best_of(4, 0.5, separation).accuracy for separation in (1, 2, 4, 8, 16)]
+    def test_a_better_judge_finds_more_up_to_all_there_is(self) -> None:
+        scores = [best_of(4, 0.5, separation).accuracy for separation in (0, 1, 2, 4, 8, 16)]
         assert scores == sorted(scores)
-        assert scores[-1] == pytest.approx(1 - 0.5**4)
+        assert (scores[0], scores[-1]) == pytest.approx((0.5, 1 - 0.5**4))
 
 
 @pytest.mark.parametrize(
     ("case", "questions"),
     [
-        (vote(0.6, [0.4], 5), 500),
-        (vote(0.5, [0.2, 0.2, 0.1], 8), 250),
-        (vote(0.4, [0.3, 0.3], 5), 300),
-        (vote(0.35, [0.4, 0.25], 40), 40),
-        (best(0.5, 3, 1.0), 300),
+        (vote(0.6, [0.4], 5), 400),
+        (vote(0.5, [0.2, 0.2, 0.1], 8), 200),
+        (vote(0.4, [0.3, 0.3], 5), 200),
+        (vote(0.35, [0.4, 0.25], 40), 30),
+        (best(0.5, 3, 1.0), 200),
         (best(0.6, 5, 4.0), 150),
         (best(0.3, 3, 0.0), 150),
-        (adaptive(0.6, 16), 200),
-        (adaptive(0.8, 16), 200),
+        (adaptive(0.6, 16), 150),
+        (adaptive(0.8, 16), 150),
         (adaptive(0.6, 40), 80),
-        (adaptive(0.7, 40), 120),
+        (adaptive(0.7, 40), 80),
     ],
     ids=lambda given: given.name if isinstance(given, Case) else "",
 )
