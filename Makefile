@@ -9,20 +9,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The end-to-end tests' gateway, with its own dependencies.
 LITELLM := .venv-litellm-$(shell sha256sum requirements/litellm.txt | cut -c1-12)
+# What we are measured against.
+OPTILLM := .venv-optillm-$(shell sha256sum requirements/optillm.txt | cut -c1-12)
 
-# $(call install,VENV,REQUIREMENTS): a virtual environment with exactly these packages.
+# $(call install,VENV,REQUIREMENTS,FLAGS): a virtual environment with exactly these packages.
 define install
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(1) && \
-	  uv pip install --quiet --python $(1)/bin/python --require-hashes -r $(2); \
+	  uv pip install --quiet --python $(1)/bin/python --require-hashes $(3) -r $(2); \
 	else \
 	  "$(PYTHON)" -m venv $(1) && \
-	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2); \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes $(3) -r $(2); \
 	fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system lint format bench requirements clean
+.PHONY: help setup demo test test-system lint format bench bench-peer requirements clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +42,11 @@ $(READY): pyproject.toml requirements/dev.txt
 
 $(LITELLM)/.ready: requirements/litellm.txt
 	$(call install,$(LITELLM),$<)
+	@touch $@
+
+# Not with what its metadata asks for: that is torch and more, and takes pip minutes to settle.
+$(OPTILLM)/.ready: requirements/optillm.txt
+	$(call install,$(OPTILLM),$<,--no-deps)
 	@touch $@
 
 demo: $(READY)  ## One question through six approaches on a simulated model, with their calls
@@ -65,6 +72,9 @@ format: $(READY)  ## Format and fix what can be fixed
 bench: $(READY)  ## Print the figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.bench
 
+bench-peer: $(READY) $(OPTILLM)/.ready  ## The same loads on OptiLLM 0.3.12 and on us (QUICK=1: a short run)
+	@$(BIN)/python -m benchmarks.peer --optillm $(OPTILLM)/bin/optillm $(if $(QUICK),--quick)
+
 requirements:  ## Pin everything again (needs uv)
 	@for name in base dev; do \
 	  extra=$$( [ $$name = base ] || echo "--extra $$name" ); \
@@ -75,6 +85,11 @@ requirements:  ## Pin everything again (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links requirements/litellm.in \
 	  -o requirements/litellm.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links requirements/optillm.in \
+	  -o requirements/optillm.txt
+	@echo optillm==0.3.12 | uv pip compile --quiet --no-deps --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links - >> requirements/optillm.txt
 
 clean:  ## Remove virtual environments and caches
 	@rm -rf .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -95,12 +95,18 @@ def find_tag(messages: Sequence[dict[str, Any]]) -> tuple[str | None, Sequence[d
 
 def suggestion(model: str, registry: Registry, known: Collection[str]) -> str:
     """What a model name that the upstream does not have may have meant, as a sentence or ''."""
-    first, dash, rest = model.partition("-")
-    near = difflib.get_close_matches(first, registry.slugs, n=1)
-    if dash and near and near[0] != first:
-        return f" Did you mean '{near[0]}-{rest}'?"
-    close = difflib.get_close_matches(model, list(known), n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    head, base = _head(model, registry)
+    if head is None or not base:
+        first, dash, rest = model.partition("-")
+        near = difflib.get_close_matches(first, registry.slugs, n=1)
+        if dash and near:
+            return f" Did you mean '{near[0]}-{rest}'?"
+        head, base = None, model
+    # The upstream may refuse a name that it lists itself.
+    others = [name for name in known if name != base]
+    close = difflib.get_close_matches(base, others, n=1)
+    prefix = "" if head is None else f"{head}-"
+    return f" Did you mean '{prefix}{close[0]}'?" if close else ""
 
 
 _Chains = tuple[tuple[str, ...], ...]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
+from conftest import eventually, free_port
 
 from benchmarks import bench
 from benchmarks.figures import Figure, counted, ms, percentile, table
@@ -103,7 +103,8 @@ def test_the_proxy_as_a_process(sim: SimulatorThread) -> None:
         assert held.threads >= 3
         # The second worker may still be starting, so that nothing is equal to what it was before.
         assert 0 < held.pss <= held.rss
-        assert f"serves on 127.0.0.1:{proxy.port}" in proxy.log()
+        # Log records are written by a thread of their own.
+        assert eventually(lambda: f"serves on 127.0.0.1:{proxy.port}" in proxy.log())
     assert not any(Path(f"/proc/{pid}").exists() for pid in (master, *workers))
 
 

@@ -153,7 +153,7 @@ class TestClosedForms:
         (adaptive(0.6, 40), 80),
         (adaptive(0.7, 40), 80),
     ],
-    ids=lambda given: given.name if isinstance(given, Case) else "",
+    ids=lambda given: given.name if isinstance(given, Case) else str(given),
 )
 def test_the_proxy_does_as_theory_says(case: Case, questions: int) -> None:
     """A vote is also held to end with the very sample that theory ends it with, each time."""

@@ -33,6 +33,8 @@ from proxy.wire.sse import Decoder
 #: never written into one that the other side is just closing.
 _KEEPALIVE = 4.0
 _SHOWN = 500
+#: What a LiteLLM without a database says to a request that brings no key, with status 500.
+_WORDLESS = b"Internal Server Error"
 
 
 class Client:
@@ -226,7 +228,10 @@ class Client:
         return (text if self._key is None else self._key.redact(text))[:_SHOWN]
 
     def _refusal(self, response: aiohttp.ClientResponse, received: bytes) -> UpstreamError:
-        return refusal(response.status, response.headers, received, self._quoted)
+        error = refusal(response.status, response.headers, received, self._quoted)
+        if self._key is None and received == _WORDLESS:
+            return UpstreamError(f"{error.message}. It was sent no key: OPENAI_API_KEY is not set.")
+        return error
 
     def _failure(self, error: Exception) -> UpstreamError:
         # Each also derives from ClientError or OSError: the order is from special to general.

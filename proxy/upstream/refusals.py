@@ -21,11 +21,19 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 
-#: The code of a proxy of our kind, met directly or behind a LiteLLM, which rewrites bodies.
-_CODE_HEADERS = ("x-optillm-error", "llm_provider-x-optillm-error")
+#: LiteLLM rewrites bodies and hands a backend's headers on under names of its own.
+_BEHIND = "llm_provider-"
+_CODE_HEADERS = ("x-optillm-error", f"{_BEHIND}x-optillm-error")
+_RETRY_HEADERS = ("retry-after", f"{_BEHIND}retry-after")
 #: What LiteLLM says with a 400 where others say 404 and 401.
-_NO_SUCH_MODEL = ("Invalid model name", "no healthy deployments for this model")
+_NO_SUCH_MODEL = (
+    "Invalid model name",
+    "no healthy deployments for this model",
+    "There is no 'model_name' with this string",
+)
 _WRONG_KEY = "No connected db"
+#: How LiteLLM begins what it passes on from the backend behind it.
+_PASSED_ON = "litellm."
 
 
 def refusal(
@@ -36,6 +44,11 @@ def refusal(
     said = quoted(details.get("message") or f"HTTP {status}")
     if status in (401, 403) or (status == 400 and said.startswith(_WRONG_KEY)):
         # Its words may quote the key that it refuses.
+        if said.startswith(_PASSED_ON):
+            return UpstreamAuth(
+                f"The backend behind the upstream refused the upstream's key ({status}). "
+                "Check the api_key of this model there."
+            )
         return UpstreamAuth(
             f"The upstream refused the proxy's own key ({status}). "
             "Check OPENAI_API_KEY or --upstream-api-key-file."
@@ -83,7 +96,7 @@ def _error_object(received: bytes) -> dict[str, Any]:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait (RFC 9110 §10.2.3): given as such, or as a date."""
-    value = headers.get("Retry-After", "")
+    value = next((headers[name] for name in _RETRY_HEADERS if name in headers), "")
     with suppress(ValueError):
         seconds = float(value)
         return seconds if 0 <= seconds < math.inf else None

@@ -26,6 +26,10 @@ _OWN = frozenset({
 })  # fmt: skip
 #: Members that the proxy sets itself on each upstream call.
 _SET_BY_US = frozenset({"model", "messages", "stream", "stream_options", "n"})
+#: What an operator sets on a gateway's handle. A LiteLLM older than the option sends it along here
+#: (1.74.3 does), and a strict backend would refuse it.
+_OF_A_HANDLE = frozenset({"keepalive_seconds"})
+_NOT_PASSED_ON = _OWN | _SET_BY_US | _OF_A_HANDLE
 _KEY = re.compile(rb'"\s*:')
 #: The encoder on our way upstream refuses more than 254 levels.
 _DEEPEST = 200
@@ -176,7 +180,7 @@ def parse_chat(body: Mapping[str, Any], *, endpoint: Endpoint = "chat") -> ChatR
     return ChatRequest(
         model=members.get("model"),
         messages=messages,
-        params={k: v for k, v in members.items() if k not in _OWN and k not in _SET_BY_US},
+        params={k: v for k, v in members.items() if k not in _NOT_PASSED_ON},
         endpoint=endpoint,
         stream=stream,
         stream_options=stream_options,
@@ -198,6 +202,9 @@ def parse_completion(body: Mapping[str, Any]) -> ChatRequest:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise BadRequest("'prompt' must be one string.", param="prompt")
+    if members.get("best_of") == members.get("n"):
+        # As many are drawn as are wanted, so nothing is to be chosen.
+        members.pop("best_of", None)
     for name, neutral in _UNSUPPORTED.items():
         if members.pop(name, neutral) not in (neutral, None):
             raise BadRequest(
