@@ -53,7 +53,7 @@ demo: $(READY)  ## One question through six approaches on a simulated model, wit
 	@$(BIN)/python -m benchmarks.demo
 
 test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages
-	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadgroup
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadfile
 
 test-system: $(READY)  ## What needs root or Debian packages
 	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \

@@ -22,7 +22,14 @@ def untouched(run: Run, request: ChatRequest, model: str, choices: int) -> Call:
 
 
 async def forward(run: Run, call: Call, choices: int) -> Json:
-    """The upstream's answer as it came, its usage complete."""
+    """The upstream's answer as it came; put together from a stream where all calls are streamed."""
+    if run.services.stream_all and choices == 1:
+        async with run.clock():
+            (reply,) = await calls.complete(run, call, "final")
+        choice: Json = {"index": 0, "message": reply.message, "finish_reason": reply.finish_reason}
+        if reply.logprobs is not None:
+            choice["logprobs"] = reply.logprobs
+        return {"choices": [choice], "usage": reply.usage}
     with calls.recorded(run, call, "final", choices) as recording:
         async with run.clock():
             answer = await run.services.upstream.complete(call)

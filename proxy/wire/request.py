@@ -29,7 +29,12 @@ _SET_BY_US = frozenset({"model", "messages", "stream", "stream_options", "n"})
 #: What an operator sets on a gateway's handle. A LiteLLM older than the option sends it along here
 #: (1.74.3 does), and a strict backend would refuse it.
 _OF_A_HANDLE = frozenset({"keepalive_seconds"})
-_NOT_PASSED_ON = _OWN | _SET_BY_US | _OF_A_HANDLE
+#: Where a client was told to put its credentials (LangChain does): its key is for us, not for the
+#: upstream, and LiteLLM would follow an address.
+_CREDENTIALS = frozenset({
+    "api_base", "api_key", "base_url", "openai_api_base", "openai_api_key", "openai_organization",
+})  # fmt: skip
+_NOT_PASSED_ON = _OWN | _SET_BY_US | _OF_A_HANDLE | _CREDENTIALS
 _KEY = re.compile(rb'"\s*:')
 #: The encoder on our way upstream refuses more than 254 levels.
 _DEEPEST = 200

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import QUESTION, Service, free_port, start_process
+from conftest import QUESTION, Service, eventually, free_port, start_process
 from gateway import MASTER_KEY, PROXY_KEY, Gateway, base_model, handle
 
 from optictl.simulator import Behaviour, SimulatorThread
@@ -74,7 +74,11 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
             )
             # Each proxy has learned that a LiteLLM is in front of it.
             for service in (one, two):
-                assert httpx.get(f"{service.url}/health/ready", timeout=10).status_code == 200
+                assert eventually(
+                    lambda url=service.url: (
+                        httpx.get(f"{url}/health/ready", timeout=10).status_code == 200
+                    )
+                )
             yield Ring(gateway, one, two, sim)
         finally:
             gateway.stop()

@@ -280,3 +280,15 @@ def test_the_official_sdk_is_satisfied(start_service: StartService, sim: Simulat
         pytest.raises(openai.AuthenticationError, match="Invalid Authorization header"),
     ):
         stranger.models.list()
+
+
+def test_a_json_answer_is_the_same_where_every_call_is_streamed(
+    make_proxy: MakeProxy, sim: SimulatorThread
+) -> None:
+    sim.behave(reasoning="hm")
+    plain = make_proxy().ask(seed=7, logprobs=True).json
+    streamed = make_proxy(upstream_cancel="stream").ask(seed=7, logprobs=True).json
+    assert [call.stream for call in sim.log.records] == [False, True]
+    assert streamed["choices"] == plain["choices"]
+    assert streamed["usage"] == plain["usage"]
+    assert streamed.keys() >= {"id", "object", "created", "model"}

@@ -227,3 +227,13 @@ class TestLogLines:
         (line,) = request_lines(caplog)
         assert " status=200 code=- " in line
         assert " stream=true calls=1 " in line
+
+
+@pytest.mark.parametrize("member", ["api_key", "openai_api_key", "api_base", "base_url"])
+def test_a_clients_credentials_in_the_body_go_nowhere(
+    proxy: InProcess, sim: SimulatorThread, member: str
+) -> None:
+    for model in ("sim", "bon-sim"):
+        assert proxy.ask(model, **{member: "sk-of-the-client"}).status_code == 200
+    assert sim.log.calls == 7
+    assert not [call for call in sim.log.records if "sk-of-the-client" in str(call.body)]
