@@ -49,7 +49,7 @@ $(OPTILLM)/.ready: requirements/optillm.txt
 	$(call install,$(OPTILLM),$<,--no-deps)
 	@touch $@
 
-demo: $(READY)  ## One question through six approaches on a simulated model, with their calls
+demo: $(READY)  ## One question through five approaches on a simulated model, with their calls
 	@$(BIN)/python -m benchmarks.demo
 
 test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages

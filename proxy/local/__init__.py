@@ -1,0 +1,1 @@
+"""In-process inference and its decoders; needs `optictl[local]`."""

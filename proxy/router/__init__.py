@@ -1,0 +1,1 @@
+"""The ModernBERT classifier that picks an approach; needs `optictl[router]`."""
