@@ -35,6 +35,7 @@ from proxy.wire.sse import DONE
 
 #: Gateways probe a handle by calling it; this model is answered without calling anything.
 HEALTH_MODEL = "optictl-health"
+_TASK = f"HTTP_{tasks.HEADER.upper().replace('-', '_')}"
 _HOPS = f"HTTP_{HEADER.upper().replace('-', '_')}"
 
 
@@ -88,7 +89,7 @@ class ChatViews:
             self._registry,
             known,
             self._settings,
-            task_header=request.headers.get(tasks.HEADER, ""),
+            task_header=request.environ.get(_TASK, ""),
         )
         exchange.approach, exchange.model = plan.approach, plan.base
         job = resources.enter_context(self._engine.submit(plan, caller))
