@@ -14,6 +14,7 @@
     ├── DeadlineExceeded            504  deadline_exceeded
     └── UpstreamError               502  upstream_error
         ├── UpstreamRejected        the upstream's own 400, 413 or 422
+        │   └── ChoicesRefused      400  an upstream that gives one choice a call
         ├── ModelNotFound           400  model_not_found
         ├── UpstreamAuth            502  upstream_auth
         ├── UpstreamRateLimited     429  upstream_rate_limited
@@ -21,7 +22,9 @@
         ├── UpstreamUnreachable     502  upstream_unreachable
         ├── UpstreamTimeout         504  upstream_timeout
         ├── UpstreamInvalid         502  upstream_invalid_response
-        └── EmptyReply              502  upstream_empty_reply
+        ├── EmptyReply              502  upstream_empty_reply
+        ├── NoHealthyProvider       503  no_healthy_providers
+        └── QueueFull               503  queue_full, queue_timeout
 
     ConfigError                     what the operator gave cannot be used; exit status 2
 
@@ -31,6 +34,7 @@ A gateway in front of us may rewrite bodies, so the code also travels as the res
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -44,6 +48,8 @@ class ProxyError(Exception):
     status: ClassVar[int] = 500
     code: str = "internal_error"
     type: ClassVar[str] = "server_error"
+    #: Sent as Retry-After where nothing better is known, in seconds.
+    usual_retry_after: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -57,6 +63,9 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        #: What the request had done by then: the ``optillm`` object of an answer, and the usage.
+        self.summary: Mapping[str, Any] = {}
+        self.usage: Mapping[str, Any] = {}
         if code is not None:
             self.code = code
 
@@ -78,8 +87,9 @@ class ProxyError(Exception):
         # An upstream's code may be any text; one that no header can carry stays in the body.
         sound = self.code.isascii() and self.code.isprintable()
         headers = {"x-optillm-error": self.code if sound else type(self).code}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(max(1, round(self.retry_after)))
+        retry_after = self.usual_retry_after if self.retry_after is None else self.retry_after
+        if retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(retry_after)))
         return headers
 
 
@@ -176,6 +186,13 @@ class UpstreamRejected(UpstreamError):
         return self._status
 
 
+class ChoicesRefused(UpstreamRejected):
+    """The upstream gives one choice a call, and the client has asked for several."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=400, code="choices_refused", param="n")
+
+
 class ModelNotFound(UpstreamError):
     """400, not 404: a gateway would put the whole deployment into cool-down on a 404."""
 
@@ -200,10 +217,16 @@ class UpstreamOverloaded(UpstreamError):
     status = 503
     code = "upstream_overloaded"
     type = "overloaded_error"
+    usual_retry_after = 1.0
 
 
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        #: No connection came about; otherwise one broke.
+        self.refused = refused
 
 
 class UpstreamTimeout(UpstreamError):
@@ -222,3 +245,21 @@ class EmptyReply(UpstreamError):
     """A reply with neither text nor tool calls."""
 
     code = "upstream_empty_reply"
+
+
+class NoHealthyProvider(UpstreamError):
+    """Every provider that could serve the call is left out because it has failed."""
+
+    status = 503
+    code = "no_healthy_providers"
+    type = "overloaded_error"
+    usual_retry_after = 1.0
+
+
+class QueueFull(UpstreamError):
+    """No provider has room for the call, and it cannot or may not wait for it."""
+
+    status = 503
+    code = "queue_full"
+    type = "overloaded_error"
+    usual_retry_after = 1.0

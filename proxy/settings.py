@@ -15,9 +15,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxy.upstream.config import PoolConfig
 
 #: Default port of the service, and the address of the operator's own machine.
 DEFAULT_HOST = "127.0.0.1"
@@ -92,10 +95,19 @@ class Settings:
     connect_timeout: float = 5.0
     upstream_n: Literal["single", "native"] = "single"
     upstream_cancel: Literal["close", "stream"] = "close"
+    upstream_kind: Literal["openai", "azure"] = "openai"
+    upstream_auth: Literal["key", "entra"] = "key"
+    upstream_api_version: str | None = None
+    #: Where the operator has put the key: for a message about its refusal.
+    upstream_key_source: str = "OPENAI_API_KEY or --upstream-api-key-file"
+    #: The providers of proxy_config.yaml, for requests that name ``proxy``; None without that file.
+    pool: PoolConfig | None = None
     ssl_verify: bool = True
     #: Certificates in PEM that an upstream's may be signed by; None for the system's.
     ssl_ca: str | None = None
     max_body: int = 32 * 1024 * 1024
+    #: The bodies of all requests that a worker has admitted; never less than one may have.
+    max_pending_body: int = 512 * 1024 * 1024
     max_choices: int = 8
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Any] = field(default_factory=dict)
