@@ -26,6 +26,7 @@ from proxy.telemetry.logs import start_logging
 
 if TYPE_CHECKING:
     from proxy.app import App
+    from proxy.board import Row
     from proxy.server import Application
 
 _log = logging.getLogger("optillm.server")
@@ -40,6 +41,8 @@ class ProxyWorker(ThreadWorker):
     """gthread that gives up on clients that stall and lets go of the port when told to stop."""
 
     app: Application
+    #: Its place on the board, given out by the master before the fork.
+    row: Row
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -158,15 +161,20 @@ def worker_started(worker: ProxyWorker) -> None:
     settings = worker.app.settings
     start_logging(settings.log_level)
     app = cast("App", worker.wsgi)
-    board, pid = worker.app.board, os.getpid()
-    app.engine.on_beat = lambda: board.beat(pid, time.monotonic())
-    app.engine.start()
+    row, engine, pid = worker.row, app.engine, os.getpid()
+    app.admission.on_change = row.hold
+    engine.on_beat = lambda running: row.stamp(
+        engine.beat, waiting=running.pools.waiting, under_way=running.pools.under_way
+    )
+    engine.start()
+    # From now on: what it holds is lost if it dies, and its loop must turn.
+    row.open(pid)
     # What is loaded by now stays: collecting it again and again costs a request a fifth of its CPU.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLD)
     # A SIGTERM between the fork and here may have found the master's handlers still in place.
-    worker.alive = worker.alive and not board.stopping
+    worker.alive = worker.alive and not worker.app.board.stopping
     _log.info("worker %d serves on %s:%d", pid, settings.host, settings.port)
 
 
@@ -176,4 +184,4 @@ def worker_ended(server: Arbiter, worker: ProxyWorker) -> None:
     if app is not None and int(worker.pid) == os.getpid():
         app.engine.stop()
         # Its loop beats no more, which is no reason for the watchdog to bite.
-        worker.app.board.clear(os.getpid())
+        worker.row.close()

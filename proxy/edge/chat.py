@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import orjson
 from flask import Response, request
@@ -11,7 +13,7 @@ from proxy import tasks
 from proxy.chat import Reply
 from proxy.edge.admission import Admission
 from proxy.edge.auth import authenticate
-from proxy.edge.client import ClientGone, ClientSocket, read_body
+from proxy.edge.client import ClientGone, ClientSocket, announced_length, read_body
 from proxy.edge.loop import EngineThread
 from proxy.edge.respond import (
     EventStream,
@@ -67,8 +69,10 @@ class ChatViews:
             tenant = authenticate(environ, self._settings.proxy_key)
             hops = onward(environ.get(_HOPS, ""), self._settings.instance)
             with ExitStack() as resources:
-                resources.enter_context(self._admission.slot())
-                body = parse_object(read_body(environ, self._settings.max_body))
+                slot = resources.enter_context(self._admission.slot(self._announced(environ)))
+                raw = read_body(environ, self._settings.max_body)
+                self._admission.settle(slot, len(raw))
+                body = parse_object(raw)
                 parsed = parse_chat(body) if endpoint == "chat" else parse_completion(body)
                 if parsed.model == HEALTH_MODEL:
                     return _healthy(parsed, exchange)
@@ -77,6 +81,11 @@ class ChatViews:
             return failed(error, exchange)
         except ClientGone:
             return client_gone(exchange)
+
+    def _announced(self, environ: Mapping[str, Any]) -> int:
+        """How large the body may become; one in chunks does not say. Beyond the limit is 413."""
+        length = announced_length(environ)
+        return self._settings.max_body if length is None else min(length, self._settings.max_body)
 
     def _run(
         self, parsed: ChatRequest, caller: Caller, exchange: Exchange, resources: ExitStack

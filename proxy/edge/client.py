@@ -40,14 +40,19 @@ class ClientSocket:
             return True
 
 
+def announced_length(environ: Mapping[str, Any]) -> int | None:
+    """The body's length in bytes as its head says; None for one in chunks."""
+    announced = environ.get("CONTENT_LENGTH")
+    return int(announced) if announced and str(announced).isdigit() else None
+
+
 def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
     """The request's body.
 
     Raises `BodyTooLarge`, `BodyTimeout` for a client that stops sending, `BadRequest` for one that
     sends less than it announced, and `ClientGone`.
     """
-    announced = environ.get("CONTENT_LENGTH")
-    length = int(announced) if announced and str(announced).isdigit() else None
+    length = announced_length(environ)
     if length is not None and length > limit:
         raise _too_large(limit)
     stream = environ["wsgi.input"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from flask import Response, request
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from proxy.board import Board
 from proxy.edge.admission import Admission
 from proxy.edge.auth import authenticate
 from proxy.edge.loop import EngineThread
@@ -23,12 +26,15 @@ _FRESH = 1.0
 class HealthViews:
     """What a supervisor, a gateway and Prometheus ask."""
 
-    def __init__(self, settings: Settings, engine: EngineThread, admission: Admission) -> None:
+    def __init__(
+        self, settings: Settings, engine: EngineThread, admission: Admission, board: Board
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._admission = admission
+        self._board = board
         self._metrics = CollectorRegistry(auto_describe=False)
-        self._metrics.register(_EngineMetrics(engine, admission))
+        self._metrics.register(_WorkerMetrics(engine, admission, board))
 
     def live(self) -> Response:
         """200 while this worker's loop turns."""
@@ -38,10 +44,20 @@ class HealthViews:
         return json_response(b'{"status":"stuck"}', exchange, 503)
 
     def ready(self) -> Response:
-        """200 while the engine runs and the upstream answers; else 503 with the reason."""
+        """200 while the engine runs and the upstream answers; else 503 with the reason.
+
+        ``reload`` says what became of the last one: null, or that and why it was refused;
+        ``providers`` how each of them is.
+        """
         exchange = Exchange.of(request.environ)
         reason = self._trouble()
-        body = {"status": "ok" if reason is None else "not ready", "reason": reason}
+        refusal = self._board.refusal
+        body = {
+            "status": "ok" if reason is None else "not ready",
+            "reason": reason,
+            "reload": f"refused, the previous configuration serves: {refusal}" if refusal else None,
+            "providers": self._providers(),
+        }
         return json_response(orjson.dumps(body), exchange, 200 if reason is None else 503)
 
     def metrics(self) -> Response:
@@ -53,6 +69,16 @@ class HealthViews:
         return Response(
             generate_latest(self._metrics), content_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+    def _providers(self) -> list[dict[str, Any]]:
+        """How each provider is, as this worker has seen it; none where its loop does not answer."""
+        if not self._engine.alive:
+            return []
+        try:
+            reports: list[dict[str, Any]] = self._engine.ask(_reports, _WAIT)
+        except TimeoutError:
+            return []
+        return reports
 
     def _trouble(self) -> str | None:
         if self._admission.closed:
@@ -67,12 +93,13 @@ class HealthViews:
         return None if trouble is None else trouble.message
 
 
-class _EngineMetrics(Collector):
-    def __init__(self, engine: EngineThread, admission: Admission) -> None:
+class _WorkerMetrics(Collector):
+    def __init__(self, engine: EngineThread, admission: Admission, board: Board) -> None:
         self._engine = engine
         self._admission = admission
+        self._board = board
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[Metric]:
         return [
             GaugeMetricFamily(
                 "optillm_loop_lag_seconds",
@@ -84,7 +111,19 @@ class _EngineMetrics(Collector):
                 "Chats that this worker has admitted and not answered.",
                 self._admission.in_flight,
             ),
+            GaugeMetricFamily(
+                "optillm_tasks", "Tasks on this worker's event loop.", self._engine.tasks
+            ),
+            CounterMetricFamily(
+                "optillm_requests_lost",
+                "Requests that were lost with workers that died, of the whole service.",
+                self._board.lost,
+            ),
         ]
+
+
+async def _reports(engine: Engine) -> list[dict[str, Any]]:
+    return [report for pool in engine.pools for report in pool.report()]
 
 
 async def _refresh(engine: Engine) -> None:

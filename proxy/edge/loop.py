@@ -19,6 +19,7 @@ from proxy.run.engine import Engine
 from proxy.run.plan import Plan
 from proxy.run.scope import Caller
 from proxy.settings import Settings
+from proxy.upstream.slots import Slots
 
 #: The status of a worker that ended itself; unlike 3 and 4 it lets the master start another.
 STUCK_STATUS = 70
@@ -27,9 +28,10 @@ STUCK_STATUS = 70
 class EngineThread:
     """Nothing async exists before `start`, which a worker calls after the fork."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, registry: Registry, slots: Slots) -> None:
         self._settings = settings
         self._registry = registry
+        self._slots = slots
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._started = threading.Event()
@@ -38,7 +40,10 @@ class EngineThread:
         self.beat = 0.0
         #: Seconds by which the loop was late, as last measured.
         self.lag = 0.0
-        self.on_beat: Callable[[], None] | None = None
+        #: Tasks on the loop, at the last beat.
+        self.tasks = 0
+        #: Called on the loop, whenever it has turned for a while.
+        self.on_beat: Callable[[Engine], None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -98,7 +103,7 @@ class EngineThread:
         loop.close()
 
     async def _open(self) -> None:
-        self._engine = Engine(self._settings, self._registry)
+        self._engine = Engine(self._settings, self._registry, self._slots)
 
     async def _close(self) -> None:
         mine = asyncio.current_task()
@@ -111,9 +116,11 @@ class EngineThread:
     def _beat(self, due: float) -> None:
         self.beat = time.monotonic()
         self.lag = max(0.0, self.beat - due)
-        if self.on_beat is not None:
-            self.on_beat()
         assert self._loop is not None
+        # Counted here: the loop changes the set that a thread would walk.
+        self.tasks = len(asyncio.all_tasks(self._loop))
+        if self.on_beat is not None and self._engine is not None:
+            self.on_beat(self._engine)
         self._loop.call_later(self._beat_every, self._beat, self.beat + self._beat_every)
 
     def _watch(self) -> None:

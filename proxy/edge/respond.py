@@ -87,8 +87,9 @@ def answered(outcome: Outcome, exchange: Exchange) -> Response:
 
 def failed(error: ProxyError, exchange: Exchange) -> Response:
     status = error.http_status()
-    exchange.log(status, code=error.code)
-    return json_response(orjson.dumps(error.body()), exchange, status, error.headers())
+    exchange.log(status, code=error.code, summary=error.summary, usage=error.usage)
+    headers = {**_summary_headers(error.summary), **error.headers()}
+    return json_response(orjson.dumps(error.body()), exchange, status, headers)
 
 
 def client_gone(exchange: Exchange) -> Response:

@@ -88,7 +88,7 @@ def eventually(condition: Callable[[], bool], within: float = 20.0) -> bool:
 
 def test_start_returns_once_requests_are_answered(service: Lab) -> None:
     assert service.run("curl", "--silent", "--fail", f"{URL}/health") == '{"status":"ok"}'
-    assert service.show(UNIT, "StatusText") == "serving on 127.0.0.1:4020"
+    assert service.show(UNIT, "StatusText") == "serving on 127.0.0.1:4020: 1 worker, 0 requests"
 
 
 def test_the_watchdog_is_fed(service: Lab) -> None:

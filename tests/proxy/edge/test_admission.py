@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -116,3 +117,78 @@ def test_who_is_not_allowed_in_takes_no_slot(make_proxy: MakeProxy) -> None:
         assert proxy.ask("optictl-health").status_code == 503
         assert proxy.http.get("/health").status_code == 200
         assert proxy.http.get("/v1/models").status_code == 200
+
+
+def test_bodies_are_let_in_as_long_as_there_is_room_for_them() -> None:
+    admission = Admission(10, memory=100)
+    with admission.slot(60), admission.slot(40):
+        with pytest.raises(Overloaded) as caught, admission.slot(1):
+            pass
+        assert caught.value.http_status() == 503
+        assert caught.value.headers()["Retry-After"] == "1"
+        assert (admission.in_flight, admission.held) == (2, 100)
+    assert (admission.in_flight, admission.held) == (0, 0)
+    with admission.slot(100):
+        pass
+
+
+def test_a_body_that_turns_out_small_makes_room_for_others() -> None:
+    admission = Admission(10, memory=100)
+    with admission.slot(100) as slot:
+        admission.settle(slot, 30)
+        assert admission.held == 30
+        with admission.slot(70):
+            assert admission.held == 100
+    assert admission.held == 0
+
+
+def test_every_change_is_told_in_order() -> None:
+    admission = Admission(2)
+    told: list[int] = []
+    admission.on_change = told.append
+    with admission.slot(), admission.slot():
+        with pytest.raises(Overloaded), admission.slot():
+            pass
+        with pytest.raises(Overloaded), admission.slot():
+            pass
+    with pytest.raises(KeyError), admission.slot():
+        raise KeyError
+    assert told == [1, 2, 1, 0, 1, 0]
+
+
+def test_a_body_reserves_its_room_before_it_is_read_and_until_its_answer_ends(
+    make_proxy: MakeProxy, sim: SimulatorThread
+) -> None:
+    body = json.dumps(chat_body(stream=True)).encode()
+    proxy = make_proxy(max_body=1000, max_pending_body=1000 + len(body))
+    waiting = proxy.post(data=body)
+    assert next(iter(waiting.response))
+    assert proxy.app.admission.held == len(body)
+    # What is announced counts, and of what comes in chunks as much as it may become.
+    filler = b" " * (1000 - len(body))
+    with proxy.app.admission.slot(1):
+        for refused in (
+            proxy.post(data=body + filler),
+            proxy.post(data=body, environ_overrides={"CONTENT_LENGTH": ""}),
+        ):
+            assert refused.status_code == 503
+            assert refused.json["error"]["code"] == "overloaded"
+            assert refused.headers["Retry-After"] == "1"
+        assert proxy.post(data=body).status_code == 200
+    assert proxy.post(data=body + filler).status_code == 200
+    waiting.close()
+    assert proxy.app.admission.held == 0
+
+
+def test_room_is_never_less_than_one_body_may_need(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(max_body=10_000, max_pending_body=1)
+    body = json.dumps(chat_body()).encode()
+    assert proxy.post(data=body.ljust(10_000)).status_code == 200
+    assert proxy.post(data=body.ljust(10_001)).status_code == 413
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"x" * 2000])
+def test_a_body_that_is_refused_gives_its_room_back(make_proxy: MakeProxy, body: bytes) -> None:
+    proxy = make_proxy(max_body=1000)
+    assert proxy.post(data=body).status_code in (400, 413)
+    assert proxy.app.admission.held == 0
