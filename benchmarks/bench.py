@@ -14,6 +14,7 @@ import orjson
 from benchmarks.critical_path import rounds
 from benchmarks.figures import Figure, table
 from benchmarks.footprint import soak, start
+from benchmarks.pool import pool
 from benchmarks.proc import Meanwhile
 from benchmarks.throughput import first_token, passthrough
 from benchmarks.waiting import hang_up, in_flight
@@ -26,6 +27,7 @@ GROUPS: Mapping[str, Callable[[float], Iterator[Figure]]] = {
     "rounds": rounds,
     "in-flight": in_flight,
     "hang-up": hang_up,
+    "pool": pool,
 }
 
 

@@ -5,19 +5,27 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from statistics import median
 
 from benchmarks.figures import Figure
 from benchmarks.load import Load, Running, chat
+from benchmarks.pool import config_file
 from benchmarks.proc import Usage, usage
 from benchmarks.processes import Proxy, Upstream
 
 _STARTS = 5
 _SETTLE = 1.0
 _NOBODY = "http://127.0.0.1:9/v1"
-_CONNECTIONS = 16
+_CONNECTIONS = 4
 _MB = 1_000_000
 _KINDS = (chat(), chat(stream=True), chat("self_consistency-sim"), chat("moa-sim", stream=True))
+_PROVIDERS = 3
+#: One call in a hundred fails, each time in another way.
+_FAULTS = (
+    500, 503, 429, "reset", "malformed", "html", "no_choices", "truncated", "stream_cut", "hang",
+)  # fmt: skip
+_RATE = 0.01 / len(_FAULTS)
 
 
 def start(seconds: float) -> Iterator[Figure]:
@@ -49,8 +57,18 @@ def start(seconds: float) -> Iterator[Figure]:
 
 
 def soak(seconds: float) -> Iterator[Figure]:
-    """Steady load of four kinds of request: what is held in its first tenth and in its last."""
-    with Upstream(latency=0.02) as upstream, Proxy(upstream.url) as proxy:
+    """Four kinds of request through three providers, of which each fails now and then.
+
+    What is held in the first tenth of the time and in the last.
+    """
+    with ExitStack() as running:
+        upstreams = [running.enter_context(Upstream(latency=0.02)) for _ in range(_PROVIDERS)]
+        for upstream in upstreams:
+            upstream.behave(faults=[{"kind": kind, "probability": _RATE} for kind in _FAULTS])
+        file = running.enter_context(
+            config_file([each.url for each in upstreams], timeouts={"request": 2})
+        )
+        proxy = running.enter_context(Proxy("", "--proxy-config", str(file)))
         load = Running(Load(f"{proxy.url}/v1", _CONNECTIONS, seconds, bodies=_KINDS))
         samples: list[Usage] = []
         interval, end = min(1.0, seconds / 40), time.monotonic() + seconds
@@ -63,10 +81,10 @@ def soak(seconds: float) -> Iterator[Figure]:
     first, last = _typical(samples[tenth : 2 * tenth]), _typical(samples[-tenth:])
     failed = sum(measured.errors.values())
     yield Figure(
-        f"{seconds:g} s of steady load, {measured.total:,} requests",
+        f"{seconds:g} s of mixed load, 1 % of calls failing, {measured.total:,} requests",
         f"RSS {first.rss / _MB:.1f} → {last.rss / _MB:.1f} MB, descriptors {first.descriptors} → "
         f"{last.descriptors}, threads {first.threads} → {last.threads}, {failed} errors",
-        "flat",
+        "memory within 5 %",
         {
             "rss_first_mb": first.rss / _MB,
             "rss_last_mb": last.rss / _MB,

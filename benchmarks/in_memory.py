@@ -20,7 +20,9 @@ from proxy.run.engine import Engine
 from proxy.run.plan import make_plan
 from proxy.run.scope import Caller
 from proxy.settings import Settings
+from proxy.upstream.limits import register
 from proxy.upstream.port import Call, Json
+from proxy.upstream.slots import Slots
 from proxy.wire.request import parse_chat
 
 #: Turns of the loop between two answers: enough for the engine to cancel what it needs no more.
@@ -109,7 +111,9 @@ class Conversation:
 async def conversation(upstream: OneByOne) -> AsyncIterator[Conversation]:
     """An engine over ``upstream`` while the block lasts."""
     settings = Settings(base_url="http://memory/v1", model=_MODEL)
-    engine = Engine(settings, discover(), upstream)
+    slots = Slots()
+    register(settings, slots)
+    engine = Engine(settings, discover(), slots, lambda _: upstream)
     try:
         yield Conversation(engine, settings)
     finally:

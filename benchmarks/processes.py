@@ -33,10 +33,11 @@ def free_port() -> int:
 
 
 class Proxy:
-    """``optictl serve`` in front of ``base_url``, on a free loopback port, while the block lasts.
+    """``optictl serve`` on a free loopback port, while the block lasts.
 
-    ``flags`` are its own, ``env`` is added to the environment. Entering the block waits until
-    /health answers; it raises `NotStartedError` after ``within`` seconds.
+    It stands in front of ``base_url``; '' leaves that to the flags. ``flags`` are its own, ``env``
+    is added to the environment. Entering the block waits until /health answers; it raises
+    `NotStartedError` after ``within`` seconds.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Proxy:
         #: Seconds from exec to the first 200 of /health.
         self.started_in = 0.0
         self._command = [
-            *_OPTICTL, "serve", "--port", str(self.port), "--base-url", base_url, *flags,
+            *_OPTICTL, "serve", "--port", str(self.port), *flags,
         ]  # fmt: skip
+        if base_url:
+            self._command += ["--base-url", base_url]
         foreign = ("OPTILLM", "OPENAI")
         self._env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         self._env.update(env or {})
@@ -160,6 +163,11 @@ class Upstream:
         self._control.close()
         # The end of its stdin is the end of it.
         self._process.communicate()
+
+    def behave(self, **behaviour: Any) -> None:
+        """Change how it behaves from now on."""
+        assert self._control is not None
+        self._control.put("/sim/behaviour", json=behaviour).raise_for_status()
 
     def calls(self) -> dict[str, Any]:
         """Its log: ``calls``, ``inflight``, ``dropped``, ``peak`` and the latest records."""

@@ -8,6 +8,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
+from proxy.board import Board
 from proxy.edge.admission import Admission
 from proxy.edge.chat import ChatViews
 from proxy.edge.health import HealthViews
@@ -18,6 +19,8 @@ from proxy.errors import BadRequest, ConfigError, MethodNotAllowed, NotFound, Pr
 from proxy.registry import Registry, discover
 from proxy.selector import select
 from proxy.settings import Settings
+from proxy.upstream.limits import register
+from proxy.upstream.slots import Slots
 
 _log = logging.getLogger("optillm.edge")
 
@@ -29,20 +32,29 @@ class App(Flask):
     admission: Admission
 
 
-def create_app(settings: Settings, registry: Registry | None = None) -> App:
+def create_app(
+    settings: Settings,
+    registry: Registry | None = None,
+    board: Board | None = None,
+    slots: Slots | None = None,
+) -> App:
     """Build the app. ``app.engine.start()`` makes it answer; a worker does that after the fork.
 
     Every route is served with and without ``/v1``: gateways differ in what they append to a base
-    URL. Raises `ConfigError` for a default approach that does not exist.
+    URL. ``board`` and ``slots`` are what the master shares with its workers, if there is one.
+    Raises `ConfigError` for a default approach that does not exist.
     """
     registry = registry or discover()
     _check_default(settings, registry)
     app = App("proxy", static_folder=None)
-    app.engine = EngineThread(settings, registry)
-    app.admission = Admission(settings.admitted)
+    if slots is None:
+        slots = Slots()
+        register(settings, slots)
+    app.engine = EngineThread(settings, registry, slots)
+    app.admission = Admission(settings.admitted, max(settings.max_pending_body, settings.max_body))
     chat = ChatViews(settings, registry, app.engine, app.admission)
     models = ModelViews(settings, registry, app.engine)
-    health = HealthViews(settings, app.engine, app.admission)
+    health = HealthViews(settings, app.engine, app.admission, board or Board())
     for prefix in ("/v1", ""):
         name = "v1" if prefix else "bare"
         add = app.add_url_rule

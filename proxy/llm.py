@@ -29,7 +29,7 @@ from proxy.run import calls
 from proxy.run.fan import Fan, speculating
 from proxy.run.outlet import Through
 from proxy.run.scope import Scope
-from proxy.upstream.port import Json
+from proxy.upstream.port import Call, Json
 
 __all__ = [
     "DRAFT",
@@ -162,9 +162,7 @@ class LLM:
             await self._scope.outlet.reply(reply)
             return reply
         outlet = self._scope.outlet if through is None else self._scope.closing(through)
-        async with calls.stream(
-            self._scope.run, self._scope.run.call(member.model, body), role
-        ) as incoming:
+        async with calls.stream(self._scope.run, self._call(member, body), role) as incoming:
             async for choice in incoming:
                 delta = _without_role(choice.get("delta") or {})
                 if any(delta.values()) or choice.get("logprobs"):
@@ -198,7 +196,7 @@ class LLM:
         """
         member = self._member("proposer", nth=nth or 0)
         body = self._candidate_body(member, messages, params, nth)
-        call = self._scope.run.call(member.model, body)
+        call = self._call(member, body)
         async with calls.stream(self._scope.run, call, self._role or "proposer") as incoming:
             yield Stream(incoming)
 
@@ -268,16 +266,19 @@ class LLM:
     def _one_call_for_all(self) -> bool:
         """Whether several samples can be had as one call's choices."""
         proposers = self._scope.run.team.members_for(self._role or "proposer")
-        return self._scope.run.services.native_n and len(proposers) == 1
+        return len(proposers) == 1 and self._scope.run.upstream.native_n(proposers[0].model)
 
     def _member(self, role: Role, nth: int = 0) -> Member:
         return self._scope.run.team.member(self._role or role, nth=nth, not_model=self._not_model)
 
     async def _complete(self, member: Member, body: Json, role: str) -> Reply:
-        replies = await calls.complete(
-            self._scope.run, self._scope.run.call(member.model, body), role
-        )
+        replies = await calls.complete(self._scope.run, self._call(member, body), role)
         return replies[0]
+
+    def _call(self, member: Member, body: Json) -> Call:
+        client = self._scope.run.params
+        ours = (name for name, value in body.items() if client.get(name) != value)
+        return self._scope.run.call(member.model, body, frozenset(ours))
 
     def _helper_body(
         self, member: Member, messages: Sequence[Message], params: Mapping[str, Any]
@@ -353,7 +354,7 @@ class _NativeSample(Fan[Reply]):
         member = llm._member("proposer")
         body = llm._candidate_body(member, messages, params, start)
         role = llm._role or "proposer"
-        call = llm._scope.run.call(member.model, {**body, "n": k})
+        call = llm._call(member, {**body, "n": k})
         replies = await calls.complete(llm._scope.run, call, role, choices=k)
         said = [reply for reply in replies[:k] if not reply.empty]
         for reply in said[1:]:

@@ -30,6 +30,8 @@ class Selector:
     base: str
     #: Where the approach was named: prefix, body, tag or default.
     source: str
+    #: Whether ``proxy`` was named anywhere: the providers of proxy_config.yaml serve the request.
+    pooled: bool = False
 
     @property
     def approach(self) -> str:
@@ -55,11 +57,15 @@ def select(
     the code unknown_approach, approach_not_built or invalid_selector.
     """
     chains, base = _split(model, registry, known)
+    by_default = tuple(tuple(chain.split("&")) for chain in default_approach.split("|"))
+    pooled = _names_pool(chains) or _names_pool(by_default)
     source = "default" if chains is None else "prefix"
     if not _names_approach(chains) and body_approach not in (None, "auto"):
         chains, source = _pipeline(body_approach, registry, "optillm_approach"), "body"
+        pooled |= _names_pool(chains)
     if not _names_approach(chains) and tag is not None:
         chains, source = _pipeline(tag, registry, "messages"), "tag"
+        pooled |= _names_pool(chains)
         _refuse_tools(chains, registry)
     if not _names_approach(chains) and default_approach not in _BY_PREFIX:
         chains, source = _pipeline(default_approach, registry, "model"), "default"
@@ -67,7 +73,7 @@ def select(
         tuple(registry.checked(slug) for slug in chain if slug not in POOL_SLUGS)
         for chain in chains or ((),)
     )
-    return Selector(branches=branches, base=base or default_base, source=source)
+    return Selector(branches=branches, base=base or default_base, source=source, pooled=pooled)
 
 
 def with_base(selector: Selector, base: str) -> Selector:
@@ -129,7 +135,8 @@ def _split(model: str, registry: Registry, known: Collection[str]) -> tuple[_Cha
     if rest is not None and not _names_approach(chains):
         # What stands behind the pool is read as if it stood alone.
         inner, base = _split(rest, registry, known)
-        return inner or chains, base
+        first, *others = inner or ((),)
+        return ((*chains[0], *first), *others), base
     return chains, rest or ""
 
 
@@ -186,6 +193,10 @@ def _pipeline(text: str, registry: Registry, param: str) -> _Chains:
 
 def _names_approach(chains: _Chains | None) -> bool:
     return any(slug not in POOL_SLUGS for chain in chains or () for slug in chain)
+
+
+def _names_pool(chains: _Chains | None) -> bool:
+    return any(slug in POOL_SLUGS for chain in chains or () for slug in chain)
 
 
 def _refuse_tools(chains: _Chains, registry: Registry) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import resource
 import signal
 import socket
-import struct
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError, HaltServer
-from gunicorn.workers.base import Worker
 
+from proxy.board import Board, Row
 from proxy.errors import ConfigError
+from proxy.notify import Notifier
 from proxy.settings import Settings
+from proxy.upstream.limits import register
+from proxy.upstream.slots import Slots
 from proxy.worker import ProxyLogger, ProxyWorker, worker_ended, worker_started
 
 if TYPE_CHECKING:
@@ -63,54 +65,6 @@ def serve(
     return 0
 
 
-class Board:
-    """What master and workers tell each other: one anonymous page, mapped before the fork.
-
-    Slot 0 is the master's "stopping"; behind it one row a worker: its pid and its loop's last
-    heartbeat (monotonic seconds, comparable between processes of one machine).
-    """
-
-    _ROW = struct.Struct("qd")
-    _ROWS = 255
-
-    def __init__(self) -> None:
-        self._page = mmap.mmap(-1, self._ROW.size * (self._ROWS + 1))
-
-    @property
-    def stopping(self) -> bool:
-        stopping: int = self._ROW.unpack_from(self._page, 0)[0]
-        return stopping != 0
-
-    def stop(self) -> None:
-        self._ROW.pack_into(self._page, 0, 1, 0.0)
-
-    def beat(self, pid: int, at: float) -> None:
-        """Stamp ``pid``'s row, claimed by the first beat."""
-        free = None
-        for row in range(1, self._ROWS + 1):
-            owner, _ = self._ROW.unpack_from(self._page, row * self._ROW.size)
-            if owner == pid:
-                free = row
-                break
-            if owner == 0 and free is None:
-                free = row
-        if free is not None:
-            self._ROW.pack_into(self._page, free * self._ROW.size, pid, at)
-
-    def clear(self, pid: int) -> None:
-        for row in range(1, self._ROWS + 1):
-            if self._ROW.unpack_from(self._page, row * self._ROW.size)[0] == pid:
-                self._ROW.pack_into(self._page, row * self._ROW.size, 0, 0.0)
-
-    def beats(self) -> dict[int, float]:
-        """Each worker's last heartbeat."""
-        rows = (
-            self._ROW.unpack_from(self._page, row * self._ROW.size)
-            for row in range(1, self._ROWS + 1)
-        )
-        return {pid: at for pid, at in rows if pid}
-
-
 class Application(BaseApplication):
     """The embedded gunicorn application; holds the snapshot that workers inherit."""
 
@@ -119,6 +73,8 @@ class Application(BaseApplication):
     ) -> None:
         self.settings = settings
         self.board = Board()
+        self.slots = Slots()
+        register(settings, self.slots)
         self.socket_activated = False
         self._reload = reload
         self._registry = registry
@@ -138,6 +94,7 @@ class Application(BaseApplication):
             "loglevel": "warning" if settings.log_level == "info" else settings.log_level,
             "control_socket_disable": True,
             "proc_name": "optillm-proxy",
+            "pre_fork": self._before_fork,
             "post_worker_init": worker_started,
             "worker_exit": worker_ended,
             "child_exit": self._child_ended,
@@ -150,7 +107,7 @@ class Application(BaseApplication):
         from proxy.app import create_app
 
         try:
-            return create_app(self.settings, self._registry)
+            return create_app(self.settings, self._registry, self.board, self.slots)
         except ConfigError as error:
             # The one exception that gunicorn prints without a traceback.
             raise AppImportError(f"optictl serve: {error}") from None
@@ -158,17 +115,31 @@ class Application(BaseApplication):
     def renew(self) -> bool:
         """Take a new snapshot; False, and the old one stays, where it cannot be loaded."""
         try:
-            self.settings = self._reload()
+            settings = self._reload()
+            register(settings, self.slots)
         except ConfigError as error:
             _log.error("reload refused, the previous configuration serves on: %s", error)
+            self.board.refuse(str(error))
             return False
+        self.settings = settings
+        self.board.refuse("")
         return True
 
     def run(self) -> None:
         _Arbiter(self).run()
 
-    def _child_ended(self, server: Arbiter, worker: Worker) -> None:
-        self.board.clear(int(worker.pid))
+    def _before_fork(self, server: _Arbiter, worker: ProxyWorker) -> None:
+        worker.row = self.board.row(server.rows)
+
+    def _child_ended(self, server: _Arbiter, worker: ProxyWorker) -> None:
+        row = worker.row
+        # A worker that ends in order closes its row, whatever it was told to leave undone.
+        if row.pid and row.requests:
+            self.board.lose(row.requests)
+            end = server.ends.get(row.pid, "unseen")
+            _log.error("worker %d died (%s) with %d requests in flight", row.pid, end, row.requests)
+        row.close()
+        self.slots.release(int(worker.pid))
 
 
 class _Arbiter(Arbiter):
@@ -178,12 +149,19 @@ class _Arbiter(Arbiter):
 
     def __init__(self, app: Application) -> None:
         # gunicorn would say READY before any worker exists, so it does not see the socket.
-        self._notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
+        self._systemd = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
         self._ready = False
+        #: By pid, how each of the workers that are just being reaped has ended.
+        self.ends: dict[int, str] = {}
         #: Workers that were told to end: they finish what they have, and others take their place.
         self._leaving: set[int] = set()
         _log_to_stderr(app.settings.log_level)
         super().__init__(app)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all workers there are, also of those that do not serve yet."""
+        return [cast(ProxyWorker, worker).row for worker in self.WORKERS.values()]
 
     def start(self) -> None:
         super().start()
@@ -194,12 +172,12 @@ class _Arbiter(Arbiter):
 
         gunicorn's own would wait here for the old ones' last stream, deaf to SIGTERM meanwhile.
         """
-        if not self.app.renew():
-            return
-        self._notify("RELOADING=1")
-        self._leaving.update(self.WORKERS)
-        self.manage_workers()
-        self._notify("READY=1")
+        self._systemd.reloading()
+        if self.app.renew():
+            self._leaving.update(self.WORKERS)
+            self.manage_workers()
+        if self._ready:
+            self._systemd.send("READY=1")
 
     def manage_workers(self) -> None:
         """Keep the number of workers that serve; those that are leaving do not count."""
@@ -214,7 +192,7 @@ class _Arbiter(Arbiter):
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         self.app.board.stop()
-        self._notify("STOPPING=1")
+        self._systemd.send("STOPPING=1")
         super().halt(reason, exit_status)
 
     def murder_workers(self) -> None:
@@ -222,6 +200,7 @@ class _Arbiter(Arbiter):
         self._tick()
 
     def reap_workers(self) -> None:
+        self.ends = dict(_ended(self.WORKERS))
         try:
             super().reap_workers()
         except HaltServer as failure:
@@ -241,27 +220,52 @@ class _Arbiter(Arbiter):
         return super().wait_for_signals(timeout if self._ready else 0.05)
 
     def _tick(self) -> None:
-        beats = self.app.board.beats()
-        if not self._ready and beats:
+        rows = [row for row in self.rows if row.pid]
+        status = self._status(rows)
+        if self._ready:
+            self._systemd.status(status)
+        elif rows:
             self._ready = True
-            settings = self.app.settings
-            self._notify(f"READY=1\nSTATUS=serving on {settings.host}:{settings.port}")
+            self._systemd.ready(status)
         limit = self.app.settings.loop_stuck_after
-        if beats and all(time.monotonic() - at < limit for at in beats.values()):
-            self._notify("WATCHDOG=1")
+        if rows and all(time.monotonic() - row.beat < limit for row in rows):
+            self._systemd.send("WATCHDOG=1")
 
-    def _notify(self, state: str) -> None:
-        """sd_notify(3): one datagram, nothing where systemd is not there."""
-        if not self._notify_socket:
-            return
-        address = self._notify_socket
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            try:
-                channel.sendto(state.encode(), address)
-            except OSError as error:
-                _log.warning("cannot notify systemd: %s", error)
+    def _status(self, rows: Sequence[Row]) -> str:
+        board, settings = self.app.board, self.app.settings
+        where = "stopping" if board.stopping else f"serving on {settings.host}:{settings.port}"
+        return f"{where}: {status_of(rows, board.lost, board.refusal)}"
+
+
+def status_of(rows: Sequence[Row], lost: int, refusal: str) -> str:
+    """What the service does, in one line: workers and requests always, the rest where it is so."""
+    calls = sum(row.under_way for row in rows)
+    waiting = sum(row.waiting for row in rows)
+    counts = [_count(len(rows), "worker"), _count(sum(row.requests for row in rows), "request")]
+    if calls:
+        counts.append(f"{_count(calls, 'call')} under way")
+    if waiting:
+        counts.append(f"{waiting} waiting")
+    parts = [", ".join(counts)]
+    if lost:
+        parts.append(f"{_count(lost, 'request')} lost with a worker")
+    if refusal:
+        parts.append(f"reload refused: {refusal.splitlines()[0]}")
+    return "; ".join(parts)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _ended(pids: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Those of ``pids`` that have ended, and how: gunicorn, which reaps them, does not tell."""
+    for pid in pids:
+        with suppress(ChildProcessError):
+            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if end is not None:
+                how = "status" if end.si_code == os.CLD_EXITED else "signal"
+                yield pid, f"{how} {end.si_status}"
 
 
 def _raise_descriptor_limit() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from proxy.errors import UpstreamError
 from proxy.settings import Secret, Settings
-from proxy.upstream.client import Client
+from proxy.upstream.client import Client, Network
+from proxy.upstream.config import alone
 from proxy.upstream.port import Call
 
 KEY = "sk-our-own-secret-key"
@@ -69,6 +70,13 @@ class Canned:
             writer.close()
 
 
+def lone_client(settings: Settings) -> tuple[Client, Network]:
+    """The client of the upstream that the command line names."""
+    config = alone(settings)
+    network = Network.of(settings, config.connect_timeout, config.request_timeout)
+    return Client(config.providers[0], network), network
+
+
 @asynccontextmanager
 async def provider(
     answer: bytes, *, hang: bool = False, key: str | None = KEY, **settings: Any
@@ -76,7 +84,7 @@ async def provider(
     canned = Canned(answer, hang)
     server = await asyncio.start_server(canned.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    client = Client(
+    client, network = lone_client(
         Settings(
             base_url=f"http://127.0.0.1:{port}/v1/",
             upstream_key=None if key is None else Secret(key),
@@ -87,6 +95,7 @@ async def provider(
         yield client, canned
     finally:
         await client.close()
+        await network.connector.close()
         server.close()
         await asyncio.sleep(0)
 

@@ -79,8 +79,10 @@ class FakeUpstream:
         self,
         respond: Callable[[Call], Any] = lambda call: "ok",
         cut: Callable[[str], Sequence[str]] = list,
+        native_n: bool = False,
     ) -> None:
         self._respond = respond
+        self._native_n = native_n
         self._cut = cut
         self.calls: list[Call] = []
         self.running = 0
@@ -92,6 +94,8 @@ class FakeUpstream:
 
     async def complete(self, call: Call) -> Json:
         self.calls.append(call)
+        if call.watch is not None:
+            call.watch.sent("fake")
         self.running += 1
         try:
             said = self._respond(call)
@@ -132,6 +136,9 @@ class FakeUpstream:
             raise UpstreamInvalid("The stream was cut.")
         end = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
         yield [{**head, "choices": [end]}, {**head, "choices": [], "usage": answer.get("usage")}]
+
+    def native_n(self, model: str) -> bool:
+        return self._native_n
 
     async def models(self) -> list[Json]:
         return []
@@ -184,19 +191,15 @@ class Driver:
         outlet: Outlet | None = None,
         registry: Registry | None = None,
         index: int = 0,
-        **services: Any,
     ) -> None:
         self.upstream = upstream
         self.outlet = outlet or Collected()
         ledger = Ledger()
         self.run = Run(
             services=Services(
-                upstream=upstream,
-                registry=registry or discover(),
-                cache=Cache(),
-                calculator=Calculator(),
-                **services,
+                registry=registry or discover(), cache=Cache(), calculator=Calculator()
             ),
+            upstream=upstream,
             team=Team(members) if members else Team.of("base"),
             params=params or {},
             ledger=ledger,

@@ -6,13 +6,15 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optictl import __version__
 from optictl.console import data, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
+from optictl.upstream_flags import upstream
 from proxy.errors import ConfigError
 from proxy.hops import instance_id
 from proxy.settings import (
@@ -26,11 +28,13 @@ from proxy.settings import (
     read_ca_bundle,
     read_key_file,
 )
+from proxy.upstream.config_search import find
+
+if TYPE_CHECKING:
+    from proxy.upstream.config import PoolConfig
 
 #: Flags of OptiLLM that are not built yet arrive as leftovers, and get an answer of their own.
 CONTEXT_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
-
-_OPENAI = "https://api.openai.com/v1"
 
 
 class LogLevel(StrEnum):
@@ -76,11 +80,20 @@ def serve(
             help="File with the upstream's key; else OPENAI_API_KEY.",
         ),
     ] = None,
+    proxy_config: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy-config",
+            "--proxy_config",
+            envvar="OPTILLM_PROXY_CONFIG",
+            help="The pool of providers; else ~/.optillm/proxy_config.yaml where that exists.",
+        ),
+    ] = None,
     approach: Annotated[
         str,
         typer.Option(
             envvar="OPTILLM_APPROACH",
-            help="Default approach or pipeline. auto, proxy: the model's prefix, else none.",
+            help="Default approach or pipeline. proxy: the pool of providers serves every request.",
         ),
     ] = "auto",
     model: Annotated[
@@ -207,7 +220,7 @@ def serve(
 
         optillm --host 127.0.0.1 --port 4020 --base-url http://127.0.0.1:4000/v1 --approach proxy
 
-    SIGTERM finishes what is in flight, SIGHUP reads the key files again.
+    SIGTERM finishes what is in flight, SIGHUP reads keys and providers again.
     """
     if version:
         data(f"optictl {__version__}")
@@ -224,13 +237,22 @@ def serve(
         raise ConfigError("give --optillm-api-key or --optillm-api-key-file, not both")
     if optillm_api_key:
         warn("--optillm-api-key is visible in ps; use --optillm-api-key-file")
-    url = _upstream_url(base_url, os.environ)
+    source = context.get_parameter_source("log")
+    flag = None if source is None or source.name == "DEFAULT" else log.value
+    found: list[Path] = []
 
     def snapshot() -> Settings:
-        """Built again on SIGHUP: keys in files may have changed."""
+        """Built again on SIGHUP: files may have changed."""
+        # A file that served once has to stay: to serve on without it would surprise.
+        file = found[0] if found else find(proxy_config, Path.home())
+        pool = None
+        if file is not None:
+            pool = _pool(file)
+            found[:] = [file]
+        level = _log_level(flag, os.environ, pool)
         return Settings(
-            base_url=url,
-            upstream_key=_upstream_key(upstream_api_key_file, os.environ),
+            pool=pool,
+            **upstream(base_url, upstream_api_key_file, os.environ, pooled=pool is not None),
             proxy_key=_proxy_key(optillm_api_key, optillm_api_key_file),
             host=host,
             port=port,
@@ -254,7 +276,7 @@ def serve(
             allow_prompt_tags=allow_prompt_tags,
             task_patterns=tuple(map(_pattern, task_pattern or ())),
             progress=progress,
-            log_level=log.value,
+            log_level=level,
             loop_stuck_after=loop_stuck_after,
             instance=instance_id(host, port),
         )
@@ -264,6 +286,14 @@ def serve(
     from proxy.server import serve as serve_forever
 
     raise typer.Exit(serve_forever(settings, reload=snapshot))
+
+
+def _pool(file: Path) -> PoolConfig:
+    # Imported here: most services have no such file, and its reader takes long to import.
+    from proxy.upstream.config_file import load
+    from proxy.upstream.routing import strategies
+
+    return load(file, os.environ, strategies())
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -283,23 +313,14 @@ def _proxy_key(flag: str, file: str | None) -> Secret | None:
     return key_from_flag(flag, "--optillm-api-key") if flag else None
 
 
-def _upstream_key(file: str | None, environ: Mapping[str, str]) -> Secret | None:
-    if file is not None:
-        return read_key_file(file, "--upstream-api-key-file")
-    key = environ.get("OPENAI_API_KEY", "")
-    return key_from_flag(key, "OPENAI_API_KEY") if key else None
-
-
-def _upstream_url(base_url: str, environ: Mapping[str, str]) -> str:
-    if base_url:
-        if not base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"--base-url {base_url}: must begin with http:// or https://")
-        return base_url
-    if environ.get("OPENAI_API_KEY"):
-        return _OPENAI
-    raise ConfigError(
-        "no upstream: give --base-url http://127.0.0.1:4000/v1, or set OPENAI_API_KEY for OpenAI"
-    )
+def _log_level(flag: str | None, environ: Mapping[str, str], pool: PoolConfig | None) -> str:
+    """The flag, the variable that the peer's pool reads, the pool's file, in that order."""
+    if flag is not None:
+        return flag
+    named = environ.get("OPTILLM_LOG_LEVEL", "").lower()
+    if named and named not in list(LogLevel):
+        raise ConfigError(f"OPTILLM_LOG_LEVEL={named}: must be one of {', '.join(LogLevel)}")
+    return named or (pool.log_level if pool is not None else None) or LogLevel.INFO.value
 
 
 def _refuse_local_inference(environ: Mapping[str, str], base_url: str) -> None:

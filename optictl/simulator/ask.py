@@ -134,7 +134,9 @@ def _chosen_tool(body: dict[str, Any]) -> dict[str, Any] | None:
     tools, choice = body.get("tools"), body.get("tool_choice")
     if not isinstance(tools, list) or choice == "none":
         return None
-    functions = [tool["function"] for tool in tools if tool.get("type") == "function"]
+    functions = [tool.get("function") for tool in tools if tool.get("type") == "function"]
+    if not all(isinstance(function, dict) for function in functions):
+        raise RefusedError("Every tool of type 'function' needs a 'function'.", param="tools")
     if isinstance(choice, dict):
         name = (choice.get("function") or {}).get("name")
         functions = [function for function in functions if function.get("name") == name]

@@ -10,7 +10,7 @@ from random import Random
 STATUSES = frozenset({400, 401, 403, 404, 408, 413, 422, 429, 500, 502, 503})
 #: Faults of a JSON answer, of a streamed one, and of both.
 JSON_ONLY = frozenset({"truncated"})
-STREAM_ONLY = frozenset({"stream_cut", "stream_error"})
+STREAM_ONLY = frozenset({"stream_cut", "stream_error", "stream_reset"})
 ALWAYS = frozenset(
     {
         "hang",
@@ -46,6 +46,7 @@ class Fault:
     length              half the text, ``finish_reason: length``
     stream_cut          stream only: closes in the middle, without finish or ``[DONE]``
     stream_error        stream only: a ``data: {"error": …}`` event in the middle
+    stream_reset        stream only: TCP RST in the middle
     slow_loris          the body byte by byte, one every `chunk_interval` (50 ms where that is 0)
     ==================  =========================================================================
 

@@ -28,6 +28,8 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
     peer_left: bool = False
     status: int = 200
+    #: The kind of `optictl.simulator.Fault` that struck it.
+    fault: int | str | None = None
     choices: int = 0
     completion_tokens: int = 0
     content: str | None = None

@@ -85,7 +85,7 @@ async def misbehave(
                 "The model stopped answering.", status=500, code="upstream_error"
             )
             parts[middle:] = [b"data: " + error(refused) + b"\n\n"]
-        case "stream_cut":
+        case "stream_cut" | "stream_reset":
             del parts[middle:]
         case "slow_loris":
             parts = [bytes([byte]) for byte in (b"".join(parts) or _body(answer))]
@@ -102,6 +102,10 @@ async def misbehave(
         await asyncio.sleep(behaviour.chunk_interval or pause)
     if kind == "stream_cut":
         await _leave(request)
+    if kind == "stream_reset":
+        # It would overtake what was only just written.
+        await asyncio.sleep(_DRIBBLE)
+        await _reset(request)
     return response
 
 

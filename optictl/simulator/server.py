@@ -146,8 +146,7 @@ class Simulator:
 class SimulatorThread:
     """A `Simulator` for synchronous code, on a loop in a daemon thread of its own.
 
-    `url`, `log`, `behave` and `reset` may be used from any thread. The arguments are the
-    simulator's.
+    All methods may be used from any thread. The arguments are the simulator's.
     """
 
     def __init__(self, behaviour: Behaviour | None = None, **options: Any) -> None:
@@ -173,6 +172,18 @@ class SimulatorThread:
         """Forget the calls: the log, the sample numbers, how often a fault has struck."""
         self._do(self._simulator.reset)
 
+    def stop(self) -> None:
+        """Die: close the port and every connection. The log stays."""
+        asyncio.run_coroutine_threadsafe(self._simulator.stop(), self._loop).result()
+
+    def start(self) -> None:
+        """Come back, on the port of before.
+
+        Raises:
+            OSError: somebody else has taken it.
+        """
+        asyncio.run_coroutine_threadsafe(self._simulator.start(), self._loop).result()
+
     def _do(self, action: Callable[[], None]) -> None:
         async def on_loop() -> None:
             action()
@@ -182,7 +193,7 @@ class SimulatorThread:
     def __enter__(self) -> Self:
         self._thread.start()
         try:
-            asyncio.run_coroutine_threadsafe(self._simulator.start(), self._loop).result()
+            self.start()
         except OSError:
             self._end()
             raise
@@ -194,7 +205,7 @@ class SimulatorThread:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._simulator.stop(), self._loop).result()
+        self.stop()
         self._end()
 
     def _end(self) -> None:

@@ -133,6 +133,7 @@ class Service:
         call.role = prompt.role
         fault = self._fault(behaviour, ask, prompt)
         kind = fault.kind if fault else ""
+        call.fault = kind or None
         if fault and isinstance(kind, int):
             raise RefusedError(
                 f"Simulated fault {kind}.",

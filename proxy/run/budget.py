@@ -20,7 +20,7 @@ class Budget:
     def calls_left(self) -> int | None:
         """How many more choices may be asked for; None is no limit."""
         limit = self._limits.max_calls
-        return None if limit is None else max(0, limit - self._ledger.choices)
+        return None if limit is None else max(0, limit - self._ledger.committed)
 
     def check(self, choices: int) -> None:
         """Raise `BudgetExhausted` where ``choices`` more would be over a limit.

@@ -5,30 +5,46 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from proxy.chat import Reply
-from proxy.errors import ProxyError, UpstreamInvalid
+from proxy.errors import ProxyError, UpstreamError, UpstreamInvalid
 from proxy.run.fan import depth
 from proxy.run.scope import Run
 from proxy.upstream.port import Call, Json
 from proxy.wire.assemble import Assembler
 
+#: Seconds that a call may wait because a provider has asked for a pause.
+_PATIENCE = 10.0
+
 
 class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role) as recording``
-    """Enter one call in the ledger, whatever becomes of it.
+    """Enter one call in the ledger, whatever becomes of it; ``recording.call`` is to be made.
 
-    Raises `BudgetExhausted` where it cannot be paid for.
+    Raises `BudgetExhausted` where it cannot be paid for. Implements `proxy.upstream.port.Watch`:
+    each attempt that a pool makes is an entry of its own.
     """
 
-    __slots__ = ("_ended", "_record", "_run")
+    __slots__ = ("_choices", "_record", "_role", "_run", "call")
 
-    def __init__(self, run: Run, call: Call, role: str, choices: int = 1) -> None:
+    def __init__(
+        self, run: Run, call: Call, role: str, choices: int = 1, *, patient: bool = True
+    ) -> None:
         run.budget.check(choices)
         self._run = run
+        self._role = role
+        self._choices = choices
         self._record = run.ledger.begin(role, call.model, depth.get() + 1, choices)
-        self._ended = False
+        self.call = replace(
+            call,
+            owner=run,
+            stage=self._record.round,
+            deadline=run.deadline,
+            patience=_PATIENCE if patient else 0.0,
+            watch=self,
+        )
 
     def __enter__(self) -> recorded:
         return self
@@ -49,6 +65,24 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         else:
             self.end("failed")
 
+    def sent(self, provider: str) -> None:
+        ledger, record = self._run.ledger, self._record
+        if record.end is not None:
+            record.repeated = True
+            self._record = ledger.begin(self._role, record.model, record.round, self._choices)
+        ledger.sent(self._record, provider)
+
+    def missed(self, error: UpstreamError) -> None:
+        self._run.ledger.end(self._record, error.code)
+
+    def needed(self) -> bool:
+        return not self._run.ledger.anything_beside(self._record)
+
+    def note(self, text: str) -> None:
+        skipped = self._run.ledger.skipped
+        if text not in skipped:
+            skipped.append(text)
+
     def replied(self) -> None:
         """The first bytes of an answer are here."""
         if self._record.first is None:
@@ -67,17 +101,14 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         depth.set(max(depth.get(), self._record.round))
 
     def end(self, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
-        if not self._ended:
-            self._ended = True
+        if self._record.end is None:
             self._run.ledger.end(self._record, outcome, usage)
 
 
 async def complete(run: Run, call: Call, role: str, choices: int = 1) -> list[Reply]:
     """One call, one reply for each choice that came back (an upstream may ignore ``n``)."""
-    if run.services.stream_all and choices == 1:
-        return [await _assembled(run, call, role)]
     with recorded(run, call, role, choices) as recording:
-        answer = await run.services.upstream.complete(call)
+        answer = await run.upstream.complete(recording.call)
         usage = _usage(answer)
         recording.done(usage)
     return [
@@ -125,15 +156,8 @@ class Incoming:
 async def stream(run: Run, call: Call, role: str) -> AsyncIterator[Incoming]:
     """One streamed call. Leaving early closes its connection."""
     with recorded(run, call, role) as recording:
-        async with run.services.upstream.stream(call) as chunks:
+        async with run.upstream.stream(recording.call) as chunks:
             yield Incoming(chunks, recording, call.model)
-
-
-async def _assembled(run: Run, call: Call, role: str) -> Reply:
-    async with stream(run, call, role) as incoming:
-        async for _ in incoming:
-            pass
-        return incoming.reply
 
 
 def _usage(answer: Json) -> Mapping[str, Any] | None:

@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.errors import UpstreamAuth, UpstreamError, UpstreamRejected
-from proxy.upstream.port import Upstream
+from proxy.errors import UpstreamError
+from proxy.upstream.pool import Pool
+from proxy.upstream.pools import Pools
 
-_REFRESH_EVERY = 30.0
 _RETRY_EVERY = 2.0
 
 
 class Catalog:
     """Refreshed in the background; read from any thread (attributes are replaced, not changed)."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
         self._asking: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
         self.entries: Sequence[dict[str, Any]] = ()
@@ -26,10 +26,14 @@ class Catalog:
         self.trouble: UpstreamError | None = UpstreamError("The upstream was not asked yet.")
 
     async def keep_fresh(self) -> None:
-        """Ask for ever; cancelled when the engine stops."""
+        """Ask for ever, or once where health checks are off; cancelled when the engine stops."""
+        checks = [pool.config.health_check for pool in self._pools]
+        every = min((check.interval for check in checks if check.enabled), default=None)
         while True:
             await self.refresh(max_age=0.0)
-            await asyncio.sleep(_REFRESH_EVERY if self.trouble is None else _RETRY_EVERY)
+            if every is None:
+                return
+            await asyncio.sleep(every if self.trouble is None else min(every, _RETRY_EVERY))
 
     async def refresh(self, max_age: float) -> None:
         """Ask the upstream unless it was asked within ``max_age`` seconds; callers share."""
@@ -42,20 +46,25 @@ class Catalog:
 
     async def _ask(self) -> None:
         try:
-            entries = await self._upstream.models()
-        except UpstreamAuth as error:
-            self.trouble = error
-        except UpstreamError as error:
-            # Whoever answers 404 to /models may still serve chats.
-            self.trouble = None if _answered(error) else error
-        else:
-            self.entries = entries
-            self.names = frozenset(entry["id"] for entry in entries)
-            self.trouble = None
+            found = await asyncio.gather(*map(_models, self._pools))
         finally:
             self._asking = None
             self._asked_at = asyncio.get_running_loop().time()
+        entries = {
+            entry["id"]: entry
+            for listed in reversed(found)
+            if not isinstance(listed, UpstreamError)
+            for entry in listed
+        }
+        if entries:
+            self.entries = list(entries.values())
+            self.names = frozenset(entries)
+        # The first pool is the one that serves whoever asks for none.
+        self.trouble = found[0] if isinstance(found[0], UpstreamError) else None
 
 
-def _answered(error: UpstreamError) -> bool:
-    return isinstance(error, UpstreamRejected) or error.code == "model_not_found"
+async def _models(pool: Pool) -> Sequence[dict[str, Any]] | UpstreamError:
+    try:
+        return await pool.models()
+    except UpstreamError as error:
+        return error

@@ -10,7 +10,13 @@ from typing import Any
 import orjson
 
 from proxy.ensembles import Team
-from proxy.errors import DeadlineExceeded, ModelNotFound, ProxyError, ShuttingDown
+from proxy.errors import (
+    ChoicesRefused,
+    DeadlineExceeded,
+    ModelNotFound,
+    ProxyError,
+    ShuttingDown,
+)
 from proxy.registry import Registry
 from proxy.run import passthrough
 from proxy.run.budget import Budget
@@ -25,8 +31,9 @@ from proxy.run.scope import Caller, Run, Services
 from proxy.run.stream import Sink, Stream, Streamed
 from proxy.selector import suggestion
 from proxy.settings import Settings
-from proxy.upstream.client import Client
-from proxy.upstream.port import Upstream
+from proxy.upstream.pool import Connect
+from proxy.upstream.pools import Pools
+from proxy.upstream.slots import Slots
 from proxy.wire.response import Envelope, Json, error_event
 
 #: How exactly deadlines are kept, in seconds.
@@ -47,22 +54,23 @@ class Outcome:
 
 
 class Engine:
-    """Built and used on one loop. ``upstream`` is given by tests; else it is the provider."""
+    """Built and used on one loop. ``slots`` are the limits of the whole service.
+
+    ``connect`` makes the client of a provider; the usual one speaks HTTP.
+    """
 
     def __init__(
-        self, settings: Settings, registry: Registry, upstream: Upstream | None = None
+        self,
+        settings: Settings,
+        registry: Registry,
+        slots: Slots,
+        connect: Connect | None = None,
     ) -> None:
         self._settings = settings
-        upstream = upstream or Client(settings)
-        self.services = Services(
-            upstream=upstream,
-            registry=registry,
-            cache=Cache(),
-            calculator=Calculator(),
-            native_n=settings.upstream_n == "native",
-            stream_all=settings.upstream_cancel == "stream",
-        )
-        self.catalog = Catalog(upstream)
+        self.services = Services(registry=registry, cache=Cache(), calculator=Calculator())
+        slots.claim()
+        self.pools = Pools(settings, slots, connect)
+        self.catalog = Catalog(self.pools)
         self._runs: set[Run] = set()
         self._ends_at: float | None = None
         self._chores = [
@@ -85,7 +93,7 @@ class Engine:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.services.calculator.close()
-        await self.services.upstream.close()
+        await self.pools.close()
 
     async def answer(self, plan: Plan, caller: Caller, sink: Sink) -> Outcome:
         """Run a plan: to a JSON body, or into ``sink`` where the client streams.
@@ -107,11 +115,18 @@ class Engine:
                 return await self._stream(run, plan, stream)
             finally:
                 stream.close()
-        except ModelNotFound as error:
-            hint = suggestion(plan.request.model or "", self.services.registry, self.catalog.names)
-            raise ModelNotFound(error.message + hint, param="model") from error
+        except ProxyError as error:
+            raised = self._suggested(error, plan) if isinstance(error, ModelNotFound) else error
+            raised.summary = self._summary(run, plan)
+            raised.usage = run.ledger.total_usage()
+            raise raised from error.__cause__
         finally:
             self._runs.discard(run)
+
+    def _suggested(self, error: ModelNotFound, plan: Plan) -> ModelNotFound:
+        """The same with what may have been meant."""
+        hint = suggestion(plan.request.model or "", self.services.registry, self.catalog.names)
+        return ModelNotFound(error.message + hint, param="model")
 
     async def _keep_time(self) -> None:
         """End the runs whose deadline has passed."""
@@ -127,6 +142,7 @@ class Engine:
         ledger.skipped.extend(reason for branch in plan.branches for reason in branch.skipped)
         run = Run(
             services=self.services,
+            upstream=self.pools.named if plan.pooled else self.pools.default,
             team=Team.of(plan.base),
             params=plan.request.params,
             ledger=ledger,
@@ -145,6 +161,8 @@ class Engine:
             answer = await passthrough.forward(run, call, plan.choices)
         except TimeoutError:
             raise _late(run) from None
+        except ChoicesRefused:
+            return await self._collect(run, plan.choice_by_choice(self.services.registry), envelope)
         usage = complete_usage(answer.get("usage") or {})
         summary = self._summary(run, plan)
         body = envelope.forwarded_body(answer, usage, summary)
@@ -163,19 +181,12 @@ class Engine:
         if plan.request.trace:
             run.ledger.watch = lambda record: stream.note(_traced(record))
         try:
-            if plan.untouched:
-                last = await self._forward_stream(run, plan, stream)
-            else:
-                run.replied = stream.open
-                progress = self._tells_progress(plan)
-                outlets = [
-                    Streamed(stream, index, progress=progress)
-                    for index in range(plan.total_choices)
-                ]
-                ended = await _play_all(run, plan, outlets)
-                usage = run.ledger.total_usage() if plan.request.include_usage else None
-                finish = [(end.index, end.finish_reason) for end in ended]
-                last = stream.envelope.last(finish, usage, self._summary(run, plan))
+            try:
+                play_stream = self._forward_stream if plan.untouched else self._play_stream
+                last = await play_stream(run, plan, stream)
+            except ChoicesRefused:
+                plan = plan.choice_by_choice(self.services.registry)
+                last = await self._play_stream(run, plan, stream)
         except ProxyError as error:
             if not stream.opened:
                 raise
@@ -197,6 +208,17 @@ class Engine:
             return stream.envelope.last(finish, usage, self._summary(run, plan))
         held[-1]["optillm"] = self._summary(run, plan)
         return b"".join(map(stream.envelope.forwarded, held))
+
+    async def _play_stream(self, run: Run, plan: Plan, stream: Stream) -> bytes:
+        run.replied = stream.open
+        progress = self._tells_progress(plan)
+        outlets = [
+            Streamed(stream, index, progress=progress) for index in range(plan.total_choices)
+        ]
+        ended = await _play_all(run, plan, outlets)
+        usage = run.ledger.total_usage() if plan.request.include_usage else None
+        finish = [(end.index, end.finish_reason) for end in ended]
+        return stream.envelope.last(finish, usage, self._summary(run, plan))
 
     def _tells_progress(self, plan: Plan) -> bool:
         """Whether early stages are told as content of their own kind; only chats have one."""

@@ -10,16 +10,24 @@ from typing import Any
 
 @dataclass(slots=True)
 class CallRecord:
-    """One upstream call. Times are seconds since the request began."""
+    """One attempt at an upstream call. Times are seconds since the request began.
+
+    ``outcome`` is "waiting", "running", "ok", "cancelled" or the code of an error.
+    """
 
     role: str
     model: str
     round: int
     choices: int
     start: float
+    provider: str | None = None
+    #: When it was sent, after any waiting for room at a provider.
+    sent: float | None = None
     first: float | None = None
     end: float | None = None
-    outcome: str = "running"
+    outcome: str = "waiting"
+    #: Another attempt took its place.
+    repeated: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -27,9 +35,11 @@ class CallRecord:
         return {
             "role": self.role,
             "model": self.model,
+            "provider": self.provider,
             "round": self.round,
             "choices": self.choices,
             "start": round(self.start, 4),
+            "sent": None if self.sent is None else round(self.sent, 4),
             "first": None if self.first is None else round(self.first, 4),
             "end": None if self.end is None else round(self.end, 4),
             "outcome": self.outcome,
@@ -54,14 +64,24 @@ class Ledger:
         return time.monotonic() - self.began
 
     def begin(self, role: str, model: str, round_: int, choices: int = 1) -> CallRecord:
+        """A call is to be made; it counts as made once it is `sent`."""
         record = CallRecord(role, model, round_, choices, start=self.now())
         self.calls.append(record)
+        return record
+
+    def sent(self, record: CallRecord, provider: str) -> None:
+        record.sent = self.now()
+        record.provider = provider
+        record.outcome = "running"
         if self.watch is not None:
             self.watch(record)
-        return record
 
     def end(self, record: CallRecord, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
         record.end = self.now()
+        if record.sent is None:
+            # Nobody was asked: there is nothing to account for.
+            self.calls.remove(record)
+            return
         record.outcome = outcome
         if usage:
             record.prompt_tokens = _count(usage.get("prompt_tokens"))
@@ -77,12 +97,25 @@ class Ledger:
     @property
     def choices(self) -> int:
         """Calls as they are billed and declared: one for each choice asked for."""
-        return sum(record.choices for record in self.calls)
+        return sum(record.choices for record in self.calls if record.sent is not None)
+
+    @property
+    def committed(self) -> int:
+        """The same for a budget: with calls that wait, without those that were repeated."""
+        return sum(record.choices for record in self.calls if not record.repeated)
 
     @property
     def rounds(self) -> int:
         """The longest chain of calls that waited for each other."""
-        return max((record.round for record in self.calls), default=0)
+        return max((record.round for record in self.calls if record.sent is not None), default=0)
+
+    def anything_beside(self, record: CallRecord) -> bool:
+        """Whether another call of the same round has come back, or may still."""
+        return any(
+            other.round == record.round and other.outcome in ("waiting", "running", "ok")
+            for other in self.calls
+            if other is not record
+        )
 
     @property
     def total_tokens(self) -> int:
@@ -108,7 +141,7 @@ class Ledger:
             "unreported_calls": self.unreported,
         }
         if trace:
-            summary["trace"] = [record.as_json() for record in self.calls]
+            summary["trace"] = [r.as_json() for r in self.calls if r.sent is not None]
         return summary
 
 

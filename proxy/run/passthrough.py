@@ -22,17 +22,10 @@ def untouched(run: Run, request: ChatRequest, model: str, choices: int) -> Call:
 
 
 async def forward(run: Run, call: Call, choices: int) -> Json:
-    """The upstream's answer as it came; put together from a stream where all calls are streamed."""
-    if run.services.stream_all and choices == 1:
+    """The upstream's answer as it came."""
+    with calls.recorded(run, call, "final", choices, patient=False) as recording:
         async with run.clock():
-            (reply,) = await calls.complete(run, call, "final")
-        choice: Json = {"index": 0, "message": reply.message, "finish_reason": reply.finish_reason}
-        if reply.logprobs is not None:
-            choice["logprobs"] = reply.logprobs
-        return {"choices": [choice], "usage": reply.usage}
-    with calls.recorded(run, call, "final", choices) as recording:
-        async with run.clock():
-            answer = await run.services.upstream.complete(call)
+            answer = await run.upstream.complete(recording.call)
         usage = answer.get("usage")
         recording.done(usage if isinstance(usage, dict) else None)
     return answer
@@ -50,8 +43,9 @@ async def forward_stream(
     finished: set[int] = set()
     body = {**call.body, "stream_options": {**request.stream_options, "include_usage": True}}
     usage: Json | None = None
-    with calls.recorded(run, call, "final", choices) as recording:
-        async with run.clock(), run.services.upstream.stream(run.call(call.model, body)) as batches:
+    call = run.call(call.model, body)
+    with calls.recorded(run, call, "final", choices, patient=False) as recording:
+        async with run.clock(), run.upstream.stream(recording.call) as batches:
             async for batch in batches:
                 ready: list[bytes] = []
                 for chunk in batch:

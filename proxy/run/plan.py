@@ -30,6 +30,8 @@ class Plan:
     choices: int
     limits: Limits
     seconds: float
+    #: Whether the providers of proxy_config.yaml serve it.
+    pooled: bool = False
     #: The chore that this request was recognised as, and that no approach is spent on.
     task: str | None = None
 
@@ -41,6 +43,10 @@ class Plan:
     def untouched(self) -> bool:
         """Whether the request goes through as it came."""
         return len(self.branches) == 1 and self.branches[0].node is None
+
+    def choice_by_choice(self, registry: Registry) -> Plan:
+        """The same request with a run of ``none`` for each choice."""
+        return replace(self, branches=(replace(self.branches[0], node=Leaf(registry["none"], {})),))
 
     @property
     def total_choices(self) -> int:
@@ -89,6 +95,7 @@ def make_plan(
         base=selector.base,
         branches=branches,
         task=task,
+        pooled=selector.pooled or request.pooled,
         choices=choices,
         limits=limits,
         seconds=min(settings.request_timeout, limits.max_seconds or settings.request_timeout),

@@ -27,14 +27,9 @@ if TYPE_CHECKING:
 class Services:
     """What a worker's runs share."""
 
-    upstream: Upstream
     registry: Registry
     cache: Cache
     calculator: Calculator
-    #: ``single``: k samples are k calls. ``native``: one call with ``n: k``.
-    native_n: bool = False
-    #: Stream every call, for upstreams that notice a hang-up only then.
-    stream_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +45,8 @@ class Run:
     """One HTTP request: its choices share ledger, budget and deadline."""
 
     services: Services
+    #: The pool that serves all its calls.
+    upstream: Upstream
     team: Team
     params: Mapping[str, Any]
     ledger: Ledger
@@ -72,9 +69,9 @@ class Run:
             finally:
                 self.clocks.discard(clock)
 
-    def call(self, model: str, body: Mapping[str, Any]) -> Call:
-        """A call made for this request."""
-        return Call(model, body, self.caller.hops)
+    def call(self, model: str, body: Mapping[str, Any], ours: frozenset[str] = frozenset()) -> Call:
+        """A call made for this request; ``ours`` are the members that the client has not set."""
+        return Call(model, body, self.caller.hops, ours=ours)
 
     def tick(self, now: float) -> None:
         """End what is past the deadline; called by the engine, many times a second.

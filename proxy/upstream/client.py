@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -24,7 +26,8 @@ from proxy.errors import (
 )
 from proxy.hops import HEADER
 from proxy.settings import Settings
-from proxy.upstream.capabilities import Capabilities
+from proxy.upstream import azure
+from proxy.upstream.config import ProviderConfig
 from proxy.upstream.port import Call, Json
 from proxy.upstream.refusals import refusal
 from proxy.wire.sse import Decoder
@@ -33,69 +36,79 @@ from proxy.wire.sse import Decoder
 #: never written into one that the other side is just closing.
 _KEEPALIVE = 4.0
 _SHOWN = 500
+#: No answer is longer, in bytes; one that is would only fill the memory.
+_LARGEST = 64 * 2**20
 #: What a LiteLLM without a database says to a request that brings no key, with status 500.
 _WORDLESS = b"Internal Server Error"
 
 
-class Client:
-    """Implements `proxy.upstream.port.Upstream`. Must be built on the loop that uses it."""
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What all providers of a pool are reached by. Seconds; built on the loop that uses it."""
 
-    def __init__(self, settings: Settings) -> None:
-        base = settings.base_url.rstrip("/")
-        self._chat = URL(f"{base}/chat/completions")
-        self._models = URL(f"{base}/models")
+    connector: aiohttp.TCPConnector
+    connect_timeout: float
+    #: Silence on one call.
+    silence: float
+    #: Tells this service from others on a request's way (`proxy.hops`).
+    instance: str
+
+    @classmethod
+    def of(cls, settings: Settings, connect_timeout: float, silence: float) -> Network:
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=_KEEPALIVE, ttl_dns_cache=30, ssl=_tls(settings)
+        )
+        return cls(connector, connect_timeout, silence, settings.instance)
+
+
+class Client:
+    """One provider as an `proxy.upstream.port.Upstream`: each call is sent once, as it is."""
+
+    def __init__(self, provider: ProviderConfig, network: Network) -> None:
+        self._provider = provider
+        base = provider.base_url.rstrip("/")
+        self._chat: URL | None = None
+        if provider.kind == "azure":
+            self._models = URL(azure.models_url(base, _version(provider)))
+        else:
+            self._chat = URL(f"{base}/chat/completions")
+            self._models = URL(f"{base}/models")
         self._readiness = URL(f"{base.removesuffix('/v1')}/health/readiness")
         #: Whether LiteLLM is on the other side; None until it was asked.
-        self._litellm: bool | None = None
-        self._key = settings.upstream_key
-        self._silence = settings.upstream_timeout
-        self._capabilities = Capabilities()
+        self._litellm: bool | None = False if provider.kind == "azure" else None
+        self._key = provider.api_key
+        self._token = azure.EntraToken() if provider.auth == "entra" else None
+        self._silence = network.silence
         headers = {"Content-Type": "application/json", "User-Agent": "optillm-proxy"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        if self._key is not None and self._token is None:
+            headers |= (
+                azure.headers(self._key)
+                if provider.kind == "azure"
+                else {"Authorization": f"Bearer {self._key.reveal()}"}
+            )
         # The usual way here is straight from a client: merging headers costs each call its time.
-        self._own = settings.instance
+        self._own = network.instance
         headers[HEADER] = self._own
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEPALIVE, ttl_dns_cache=30, ssl=_tls(settings)
-            ),
+            connector=network.connector,
+            connector_owner=False,
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=settings.connect_timeout, sock_read=self._silence
+                total=None, connect=network.connect_timeout, sock_read=self._silence
             ),
         )
 
     async def complete(self, call: Call) -> Json:
-        body = self._capabilities.adapt(call.model, self._body(call))
-        try:
-            return await self._complete(body, call.hops)
-        except UpstreamError as error:
-            if not self._capabilities.learn(call.model, body, error):
-                raise
-        return await self._complete(self._capabilities.adapt(call.model, body), call.hops)
-
-    def _body(self, call: Call) -> Json:
-        """The members to send; behind a LiteLLM also the header that it would not pass on."""
-        body = {**call.body, "model": call.model}
-        if self._litellm and call.hops:
-            given = body.get("headers")
-            body["headers"] = {**(given if isinstance(given, dict) else {}), HEADER: call.hops}
-        return body
-
-    def _hops(self, hops: str) -> dict[str, str] | None:
-        return {HEADER: hops} if hops and hops != self._own else None
-
-    async def _complete(self, body: Json, hops: str) -> Json:
+        body = self._body(call)
         try:
             async with self._session.post(
-                self._chat,
+                self._url(call.model),
                 data=orjson.dumps(body),
-                headers=self._hops(hops),
+                headers=await self._headers(call.hops),
                 allow_redirects=False,
             ) as response:
-                received = await response.read()
+                received = await self._read(response)
                 if response.status != 200:
                     raise self._refusal(response, received)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -109,36 +122,48 @@ class Client:
                 raise UpstreamInvalid("The upstream answered with a choice that has no message.")
         return answer
 
+    def _url(self, model: str) -> URL:
+        if self._chat is not None:
+            return self._chat
+        provider = self._provider
+        return URL(azure.chat_url(provider.base_url, model, _version(provider)))
+
+    def _body(self, call: Call) -> Json:
+        """The members to send; behind a LiteLLM also the header that it would not pass on."""
+        body = {**call.body, "model": call.model}
+        if self._litellm and call.hops:
+            given = body.get("headers")
+            body["headers"] = {**(given if isinstance(given, dict) else {}), HEADER: call.hops}
+        return body
+
+    async def _headers(self, hops: str) -> dict[str, str] | None:
+        own = {HEADER: hops} if hops and hops != self._own else {}
+        if self._token is not None:
+            own["Authorization"] = await self._token.header()
+        return own or None
+
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
-        body = {**self._body(call), "stream": True}
-        body.setdefault("stream_options", {"include_usage": True})
-        body = self._capabilities.adapt(call.model, body)
-        try:
-            response = await self._open(body, call.hops)
-        except UpstreamError as error:
-            if not self._capabilities.learn(call.model, body, error):
-                raise
-            body = self._capabilities.adapt(call.model, body)
-            response = await self._open(body, call.hops)
+        response = await self._open(call)
         try:
             yield self._chunks(response)
         finally:
             # A finished answer went back to the pool already; an unfinished one must not.
             response.close()
 
-    async def _open(self, body: Json, hops: str) -> aiohttp.ClientResponse:
+    async def _open(self, call: Call) -> aiohttp.ClientResponse:
+        body = {**self._body(call), "stream": True}
         try:
             response = await self._session.post(
-                self._chat,
+                self._url(call.model),
                 data=orjson.dumps(body),
-                headers=self._hops(hops),
+                headers=await self._headers(call.hops),
                 allow_redirects=False,
             )
             if response.status == 200 and response.content_type != "application/json":
                 return response
             async with response:
-                received = await response.read()
+                received = await self._read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(error) from error
         if response.status != 200:
@@ -152,9 +177,17 @@ class Client:
                 f"The upstream answered a streamed call with {response.content_type}."
             )
         decoder = Decoder()
+        heard = time.monotonic()
         try:
             async for received in response.content.iter_any():
+                # A line is a sign of life, also one that only says to wait; a byte is not.
+                if b"\n" in received:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > self._silence:
+                    raise TimeoutError
                 chunks, done = self._events(decoder.feed(received))
+                if decoder.pending > _LARGEST:
+                    raise UpstreamInvalid("The upstream sent an event without an end.")
                 if chunks:
                     yield chunks
                 if done:
@@ -185,10 +218,11 @@ class Client:
         try:
             async with self._session.get(
                 self._models,
+                headers=await self._headers(""),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=min(5.0, self._silence)),
             ) as response:
-                received = await response.read()
+                received = await self._read(response)
                 if response.status != 200:
                     raise self._refusal(response, received)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -216,6 +250,22 @@ class Client:
     async def close(self) -> None:
         await self._session.close()
 
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body: all of it is there within the time that silence may last, or never."""
+        if response.content.is_eof():
+            return await response.read()
+        pieces, size = [], 0
+        # A body that dribbles is never silent.
+        async with asyncio.timeout(self._silence):
+            async for piece in response.content.iter_any():
+                pieces.append(piece)
+                size += len(piece)
+                if size > _LARGEST:
+                    raise UpstreamInvalid(
+                        f"The upstream's answer is larger than {_LARGEST // 2**20} MiB."
+                    )
+        return b"".join(pieces)
+
     def _parsed(self, received: bytes, content_type: str) -> Json:
         try:
             answer = orjson.loads(received)
@@ -234,15 +284,24 @@ class Client:
         return (text if self._key is None else self._key.redact(text))[:_SHOWN]
 
     def _refusal(self, response: aiohttp.ClientResponse, received: bytes) -> UpstreamError:
-        error = refusal(response.status, response.headers, received, self._quoted)
+        error = refusal(
+            response.status,
+            response.headers,
+            received,
+            self._quoted,
+            key_source=self._provider.key_source,
+        )
         if self._key is None and received == _WORDLESS:
-            return UpstreamError(f"{error.message}. It was sent no key: OPENAI_API_KEY is not set.")
+            return UpstreamError(
+                f"{error.message}. It was sent no key: check {self._provider.key_source}."
+            )
         return error
 
     def _failure(self, error: Exception) -> UpstreamError:
         # Each also derives from ClientError or OSError: the order is from special to general.
         if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
-            return UpstreamUnreachable(f"Cannot connect to the upstream: {self._quoted(error)}")
+            said = f"Cannot connect to the upstream: {self._quoted(error)}"
+            return UpstreamUnreachable(said, refused=True)
         if isinstance(error, TimeoutError):
             return UpstreamTimeout(f"The upstream was silent for {self._silence:g} s.")
         return UpstreamUnreachable(
@@ -257,6 +316,10 @@ async def _drained(response: aiohttp.ClientResponse) -> None:
             await response.content.read()
     except (TimeoutError, aiohttp.ClientError):
         response.close()
+
+
+def _version(provider: ProviderConfig) -> str:
+    return provider.api_version or azure.API_VERSION
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | bool:

@@ -25,8 +25,9 @@ from proxy.errors import (
 _BEHIND = "llm_provider-"
 _CODE_HEADERS = ("x-optillm-error", f"{_BEHIND}x-optillm-error")
 _RETRY_HEADERS = ("retry-after", f"{_BEHIND}retry-after")
-#: What LiteLLM says with a 400 where others say 404 and 401.
+#: What LiteLLM and Z.ai say with a 400 where others say 404, and LiteLLM for a 401.
 _NO_SUCH_MODEL = (
+    "check the model code",
     "Invalid model name",
     "no healthy deployments for this model",
     "There is no 'model_name' with this string",
@@ -37,7 +38,12 @@ _PASSED_ON = "litellm."
 
 
 def refusal(
-    status: int, headers: Mapping[str, str], received: bytes, quoted: Callable[[Any], str]
+    status: int,
+    headers: Mapping[str, str],
+    received: bytes,
+    quoted: Callable[[Any], str],
+    *,
+    key_source: str = "its key",
 ) -> UpstreamError:
     """The error for a response that is not 200; ``quoted`` makes its words fit to be shown."""
     details = _error_object(received)
@@ -50,8 +56,7 @@ def refusal(
                 "Check the api_key of this model there."
             )
         return UpstreamAuth(
-            f"The upstream refused the proxy's own key ({status}). "
-            "Check OPENAI_API_KEY or --upstream-api-key-file."
+            f"The upstream refused the proxy's own key ({status}). Check {key_source}."
         )
     if status == 404 or (status == 400 and any(words in said for words in _NO_SUCH_MODEL)):
         return ModelNotFound(f"The upstream does not have this model: {said}", param="model")
@@ -69,8 +74,7 @@ def refusal(
         return UpstreamTimeout(f"The upstream timed out ({status}): {said}")
     if status in (503, 529):
         return UpstreamOverloaded(
-            f"The upstream is overloaded ({status}): {said}",
-            retry_after=_retry_after(headers) or 1.0,
+            f"The upstream is overloaded ({status}): {said}", retry_after=_retry_after(headers)
         )
     return UpstreamError(f"The upstream answered {status}: {said}")
 
@@ -88,10 +92,18 @@ def _error_object(received: bytes) -> dict[str, Any]:
         answer = orjson.loads(received)
     except orjson.JSONDecodeError:
         return {}
-    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(answer, list) and answer:
+        # Gemini says it in a list.
+        answer = answer[0]
+    if not isinstance(answer, dict):
+        return {}
+    error = answer.get("error")
     if isinstance(error, dict):
         return error
-    return {"message": error} if isinstance(error, str) else {}
+    if isinstance(error, str):
+        return {"message": error}
+    # Cerebras, Mistral and older vLLM wrap nothing around it; FastAPI calls it "detail".
+    return {**answer, "message": answer.get("message") or answer.get("detail")}
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -24,6 +24,8 @@ _OWN = frozenset({
     "optillm_approach", "optillm_base_model", "optillm_budget", "optillm_options",
     "optillm_progress", "optillm_trace", "proxy_wrap", "wrap", "wrapped_approach",
 })  # fmt: skip
+#: What the pool is to serve, by the names that OptiLLM knows.
+_WRAPPED = ("proxy_wrap", "wrapped_approach", "wrap")
 #: Members that the proxy sets itself on each upstream call.
 _SET_BY_US = frozenset({"model", "messages", "stream", "stream_options", "n"})
 #: What an operator sets on a gateway's handle. A LiteLLM older than the option sends it along here
@@ -53,6 +55,8 @@ class ChatRequest:
     stream_options: Mapping[str, Any] = field(default_factory=dict)
     choices: int | None = None
     approach: str | None = None
+    #: Whether it asks for the providers of proxy_config.yaml.
+    pooled: bool = False
     base_model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
@@ -179,9 +183,11 @@ def parse_chat(body: Mapping[str, Any], *, endpoint: Endpoint = "chat") -> ChatR
     _check_name(members.get("optillm_base_model"), "optillm_base_model")
     _check_name(tagged, "metadata.base_model")
     approach = members.get("optillm_approach")
+    pooled = approach == "proxy"
     if approach in (None, "proxy"):
-        wrapped = (members.get(name) for name in ("proxy_wrap", "wrapped_approach", "wrap"))
-        approach = next((name for name in wrapped if name), approach)
+        wrapped = next(filter(None, map(members.get, _WRAPPED)), None)
+        pooled |= wrapped is not None
+        approach = wrapped or approach
     return ChatRequest(
         model=members.get("model"),
         messages=messages,
@@ -191,6 +197,7 @@ def parse_chat(body: Mapping[str, Any], *, endpoint: Endpoint = "chat") -> ChatR
         stream_options=stream_options,
         choices=members.get("n"),
         approach=approach or None,
+        pooled=pooled,
         base_model=members.get("optillm_base_model") or tagged,
         options=members.get("optillm_options") or {},
         limits=Limits(**budget),

@@ -27,6 +27,11 @@ class Decoder:
         self._rest = b""
         self._data: list[bytes] = []
 
+    @property
+    def pending(self) -> int:
+        """Bytes of an event whose end has not come yet."""
+        return len(self._rest) + sum(map(len, self._data))
+
     def feed(self, received: bytes) -> list[bytes]:
         """The payloads that ``received`` completed."""
         *lines, self._rest = (self._rest + received).split(b"\n")

@@ -289,14 +289,14 @@ class TestTrouble:
     def test_workers_that_cannot_start_end_the_service(self, start_service: StartService) -> None:
         service = start_service(
             "--with",
-            json.dumps({"base_url": 7, "workers": 4}),
+            json.dumps({"ssl_ca": "no certificate", "workers": 4}),
             script=ODD,
             env={"PYTHONPATH": str(ROOT)},
             healthy=False,
         )
         assert service.process.wait(60) == 3
         assert service.log.count("optictl serve: a worker could not start") == 1
-        assert "AttributeError: 'int' object has no attribute 'rstrip'" in service.log
+        assert "cadata does not contain a certificate" in service.log
         # The others fail while the master ends because of the first.
         assert "HaltServer" not in service.log
         assert refused(service)

@@ -97,6 +97,8 @@ def quiet(chain: Chain) -> Iterator[None]:
 def test_an_answer_comes_through_and_the_gateway_sees_base_names_only(
     chain: Chain, model: str, calls: int
 ) -> None:
+    # Long enough for the gateway to pass on the last sample before the first ones' vote ends it.
+    chain.sim.behave(latency=0.3)
     answer = chain.ask(model)
     assert "391" in answer.choices[0].message.content
     assert chain.sim.log.choices == calls

@@ -147,6 +147,7 @@ def test_several_choices_of_one_call_and_a_long_name() -> None:
 def test_a_call_is_read_from_what_the_proxy_traces() -> None:
     ledger = Ledger()
     record = ledger.begin("judge", "sim", 2)
+    ledger.sent(record, "upstream")
     running = Call.of(record.as_json())
     ledger.end(record, "ok", {"prompt_tokens": 3, "completion_tokens": 4})
     ended = Call.of(record.as_json())

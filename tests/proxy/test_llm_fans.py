@@ -182,8 +182,8 @@ class TestNativeSample:
 
     def test_proposers_of_different_models_are_asked_one_by_one(self) -> None:
         async def test() -> None:
-            upstream = FakeUpstream()
-            driver = Driver(upstream, Member("a"), Member("b"), native_n=True)
+            upstream = FakeUpstream(native_n=True)
+            driver = Driver(upstream, Member("a"), Member("b"))
             assert len(await taken(driver.llm.sample(MESSAGES, 4))) == 4
             assert sorted(upstream.models_called) == ["a", "a", "b", "b"]
 

@@ -22,7 +22,7 @@ KINDS = sorted(STATUSES | ALWAYS | JSON_ONLY | STREAM_ONLY, key=str)
 #: Not worth an error: the answer is there, only less of it or later.
 HARMLESS = {"no_usage", "length", "slow_loris"}
 #: The stream begins well, and only then goes wrong.
-MIDWAY = {"malformed", "stream_cut", "stream_error"}
+MIDWAY = {"malformed", "stream_cut", "stream_error", "stream_reset"}
 HANGS = {"hang", "hang_after_headers"}
 #: Status and code of a request all of whose calls fail. DESIGN §3.4.
 ERRORS: dict[int | str, tuple[int, str]] = {
@@ -59,7 +59,9 @@ def faulty(
 
 
 def spoil(sim: SimulatorThread, kind: int | str, **limits: Any) -> None:
-    retry_after = 7.0 if kind in (429, 503) else None
+    # Where all calls fail, longer than any of them would wait for it.
+    pause = 0.05 if "times" in limits else 30.0
+    retry_after = pause if kind in (429, 503) else None
     sim.behave(faults=(Fault(kind, retry_after=retry_after, **limits),))
 
 
@@ -71,7 +73,7 @@ def assert_fails(response: Any, status: int, code: str) -> None:
     assert response.headers["x-optillm-error"] == code
     assert response.headers["x-request-id"]
     assert response.content_type == "application/json"
-    assert response.headers.get("Retry-After") == ("7" if status in (429, 503) else None)
+    assert response.headers.get("Retry-After") == ("30" if status in (429, 503) else None)
     assert KEY not in response.text
     assert KEY not in str(response.headers)
 

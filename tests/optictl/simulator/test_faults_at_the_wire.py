@@ -186,6 +186,26 @@ def test_a_cut_stream_breaks_off_without_finish() -> None:
     asyncio.run(run())
 
 
+def test_a_stream_that_is_reset_has_begun_before() -> None:
+    async def run() -> None:
+        async with asked(Fault("stream_reset"), stream=True) as (sim, response):
+            pieces = []
+
+            async def read() -> None:
+                async for piece in response.content.iter_any():
+                    pieces.append(piece)
+
+            with pytest.raises(aiohttp.ClientPayloadError, match="Connection reset"):
+                await read()
+            text = b"".join(pieces)
+            assert b'"content":"Along' in text
+            assert b'"finish_reason":"stop"' not in text
+            assert (sim.log.dropped, sim.log.inflight) == (0, 0)
+            assert sim.log.records[0].fault == "stream_reset"
+
+    asyncio.run(run())
+
+
 def test_a_stream_error_is_the_last_event() -> None:
     async def run() -> None:
         async with asked(Fault("stream_error"), stream=True) as (_, response):
@@ -223,9 +243,10 @@ def test_a_fault_strikes_its_calls_only() -> None:
 
 def test_faults_of_one_wire_shape_wait_for_it() -> None:
     queue = FaultQueue([Fault(kind, times=1) for kind in sorted(STREAM_ONLY | JSON_ONLY)])
-    taken = [queue.take(model="m", role="solver", stream=s) for s in (False, False, True, True)]
+    shapes = (False, False, True, True, True)
+    taken = [queue.take(model="m", role="solver", stream=stream) for stream in shapes]
     kinds = [fault and fault.kind for fault in taken]
-    assert kinds == ["truncated", None, "stream_cut", "stream_error"]
+    assert kinds == ["truncated", None, "stream_cut", "stream_error", "stream_reset"]
 
 
 def test_a_fault_strikes_with_its_probability() -> None:
@@ -235,7 +256,7 @@ def test_a_fault_strikes_with_its_probability() -> None:
 
 
 def test_an_unknown_fault_is_refused() -> None:
-    assert len(ALWAYS | STREAM_ONLY | JSON_ONLY) == 13
+    assert len(ALWAYS | STREAM_ONLY | JSON_ONLY) == 14
     with pytest.raises(ValueError, match="earthquake"):
         Fault("earthquake")
 

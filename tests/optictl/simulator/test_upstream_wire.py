@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import httpx
 import openai
 import orjson
 import pytest
@@ -309,3 +310,15 @@ def test_a_port_in_use_is_an_error() -> None:
         port = int(sim.url.rsplit(":", 1)[1].removesuffix("/v1"))
         with pytest.raises(OSError, match="in use"), SimulatorThread(port=port):
             pass
+
+
+def test_one_that_dies_comes_back_where_it_was() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "What is 2 * 3?"}]}
+    with SimulatorThread() as sim, httpx.Client(base_url=sim.url) as http:
+        assert http.post("/chat/completions", json=body).status_code == 200
+        sim.stop()
+        with pytest.raises(httpx.TransportError):
+            http.post("/chat/completions", json=body)
+        sim.start()
+        assert http.post("/chat/completions", json=body).status_code == 200
+        assert sim.log.calls == 2

@@ -62,7 +62,7 @@ class TestWhatARefusalSays:
             ({"error": "just words"}, "just words"),
             ({"error": {"message": "", "code": 400}}, "HTTP 400"),
             ({"error": {"message": ["odd"], "code": None}}, "['odd']"),
-            ({"detail": "something else"}, "HTTP 400"),
+            ({"detail": "something else"}, "something else"),
             ([], "HTTP 400"),
             (b"<html>no</html>", "HTTP 400"),
             (b"", "HTTP 400"),

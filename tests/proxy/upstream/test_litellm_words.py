@@ -46,7 +46,7 @@ class TestAKeyIsRefused:
         crash = reply(b"Internal Server Error", "500 Internal Server Error", "text/plain")
         without = failure(crash, key=None)
         assert type(without) is UpstreamError
-        assert "OPENAI_API_KEY is not set" in without.message
+        assert "It was sent no key: check OPENAI_API_KEY" in without.message
         assert "OPENAI_API_KEY" not in failure(crash).message
 
 

@@ -1,0 +1,228 @@
+"""Providers in memory, the pool in front of them, and a loop whose clock does not wait."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import selectors
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from driving import completion
+
+from proxy.errors import UpstreamError
+from proxy.settings import Settings
+from proxy.upstream.config import HealthCheck, PoolConfig, ProviderConfig
+from proxy.upstream.limits import NAMED, limits, register
+from proxy.upstream.pool import Pool
+from proxy.upstream.port import Call, Json
+from proxy.upstream.slots import Slots
+
+T = TypeVar("T")
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+class _Idle(selectors.DefaultSelector):
+    """Does not wait, but says how long it would have waited."""
+
+    waited = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(0)
+        if found or timeout == 0:
+            return found
+        assert timeout is not None, "everybody waits for something that will not happen"
+        self.waited += timeout
+        return found
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._idle = _Idle()
+        super().__init__(self._idle)
+
+    def time(self) -> float:
+        return 1000.0 + self._idle.waited
+
+
+def run(test: Callable[[], Awaitable[T]]) -> T:
+    """What ``test`` returns; its clock goes on only when there is nothing to do."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(100_000):
+            return await test()
+
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(bounded())
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def delta(text: str, **members: Any) -> Json:
+    return {"model": "served", "choices": [{"index": 0, "delta": {"content": text}, **members}]}
+
+
+ROLE: Json = {"model": "served", "choices": [{"index": 0, "delta": {"role": "assistant"}}]}
+END: Json = {"model": "served", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+class FakeEndpoint:
+    """Implements `proxy.upstream.port.Endpoint`.
+
+    ``respond`` turns a call into a text, an answer, an error to raise, or an awaitable of those;
+    for a stream also into a list of chunks, of seconds to wait, and of errors to raise.
+    ``listing`` are its models, or an error, or an awaitable of those.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        respond: Callable[[Call], Any] | None = None,
+        listing: Callable[[], Any] = list,
+        **config: Any,
+    ) -> None:
+        self.config = ProviderConfig(name=name, base_url=f"http://{name}.test/v1", **config)
+        self.respond = respond or (lambda _: name)
+        self.listing = listing
+        self.calls: list[Call] = []
+        self.running = self.peak = self.listings = 0
+        self.closed = False
+
+    async def _answer(self, call: Call) -> Any:
+        said = self.respond(call)
+        said = await said if inspect.isawaitable(said) else said
+        if isinstance(said, UpstreamError):
+            raise said
+        return said
+
+    @asynccontextmanager
+    async def _running(self, call: Call) -> AsyncIterator[None]:
+        self.calls.append(call)
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    async def complete(self, call: Call) -> Json:
+        async with self._running(call):
+            said = await self._answer(call)
+        return {**completion(said), "model": call.model} if isinstance(said, str) else said
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
+        async with self._running(call):
+            said = await self._answer(call)
+            yield self._chunks([ROLE, delta(said), END] if isinstance(said, str) else said)
+
+    async def _chunks(self, script: Sequence[Any]) -> AsyncIterator[Sequence[Json]]:
+        for step in script:
+            if isinstance(step, UpstreamError):
+                raise step
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            else:
+                yield [step]
+
+    async def models(self) -> list[Json]:
+        self.listings += 1
+        said = self.listing()
+        said = await said if inspect.isawaitable(said) else said
+        if isinstance(said, UpstreamError):
+            raise said
+        return [{"id": name, "object": "model"} for name in said]
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Tally:
+    """Implements `proxy.upstream.port.Watch`."""
+
+    only: bool = True
+    attempts: list[str] = field(default_factory=list)
+    errors: list[UpstreamError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def sent(self, provider: str) -> None:
+        self.attempts.append(provider)
+
+    def missed(self, error: UpstreamError) -> None:
+        self.errors.append(error)
+
+    def needed(self) -> bool:
+        return self.only
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@asynccontextmanager
+async def pooled(*endpoints: FakeEndpoint, workers: int = 1, **config: Any) -> AsyncIterator[Pool]:
+    """A pool of these, in their order, with whatever `PoolConfig` has besides."""
+    config = {"strategy": "failover", "health_check": HealthCheck(interval=30.0), **config}
+    settings = Settings(
+        base_url="",
+        workers=workers,
+        pool=PoolConfig(providers=tuple(each.config for each in endpoints), **config),
+    )
+    assert settings.pool is not None
+    slots = Slots()
+    register(settings, slots)
+    slots.claim()
+    by_name = {each.config.name: each for each in endpoints}
+    pool = Pool(settings.pool, settings, slots, NAMED, lambda provider: by_name[provider.name])
+    try:
+        yield pool
+    finally:
+        await pool.close()
+    assert all(each.closed for each in endpoints)
+    assert held(slots, settings.pool) == {}
+
+
+def held(slots: Slots, config: PoolConfig) -> dict[str, int]:
+    """What is taken of each limit."""
+    counts = {name: slots.held(f"{NAMED} {name}") for name in limits(config)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def call(model: str = "m", **members: Any) -> Call:
+    body = {"messages": MESSAGES, **members.pop("body", {})}
+    return Call(model, body, **members)
+
+
+def text_of(answer: Json) -> str:
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
+
+
+async def asked(pool: Pool, model: str = "m", **members: Any) -> str:
+    """The text of an answer."""
+    return text_of(await pool.complete(call(model, **members)))
+
+
+async def read(pool: Pool, asked: Call) -> str:
+    """The text of a stream."""
+    pieces = []
+    async with pool.stream(asked) as batches:
+        async for batch in batches:
+            for chunk in batch:
+                for choice in chunk["choices"]:
+                    pieces.append(choice["delta"].get("content") or "")
+    return "".join(pieces)
+
+
+async def failure_of(waiting: Awaitable[Any]) -> UpstreamError:
+    """The error that it must end with."""
+    try:
+        answer = await waiting
+    except UpstreamError as error:
+        return error
+    raise AssertionError(f"it was answered: {answer}")
