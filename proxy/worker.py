@@ -34,7 +34,7 @@ _log = logging.getLogger("optillm.server")
 #: Seconds that a client has to hang up after its connection was closed from this side.
 _LINGER = 2.0
 _CHUNK = 64 * 1024
-_GC_THRESHOLD = (10_000, 20, 50)
+_GC_THRESHOLD = (5_000, 5, 5)
 
 
 class ProxyWorker(ThreadWorker):
