@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ _log = logging.getLogger("optillm.pool")
 
 #: How often one call bears with providers that have too much to do.
 _MOST_OVERLOADS = 3
+#: Seconds before a call goes to the provider that has just refused it; doubling.
+_BREATH = 0.2
 #: Seconds that every call waits; longer ones only those that their requests cannot do without, so
 #: that a fan of several shrinks.
 _SHORT = 1.0
@@ -171,6 +174,10 @@ class Pool:
             if not candidates:
                 await self._patience(tries)
                 continue
+            if all(each.name in tries.busy for each in candidates):
+                # They have refused this call, and named no pause.
+                await self._breathe(tries)
+                continue
             first = self._strategy.pick([provider.config for provider in candidates])
             chosen = self._by_name[first.name]
             order = [chosen, *(each for each in candidates if each is not chosen)]
@@ -183,13 +190,17 @@ class Pool:
 
     def _candidates(self, tries: Tries) -> list[Provider]:
         """Who may be asked now: the others first, those for emergencies when these have failed."""
-        call = tries.call
-        left = [each for each in self._providers if each.name not in tries.failed]
-        if len(self._providers) > 1:
-            left = self._having(left, call.model, tries)
-        ready = [each for each in left if each.usable(call.model) and not self._closed(each, call)]
+        ready = [each for each in self._left(tries) if not self._closed(each, tries.call)]
         rested = [each for each in ready if each.name not in tries.busy] or ready
         return [each for each in rested if not each.config.fallback_only] or rested
+
+    def _left(self, tries: Tries) -> list[Provider]:
+        """Who may be asked, now or after a pause."""
+        model = tries.call.model
+        left = [each for each in self._providers if each.name not in tries.failed]
+        if len(self._providers) > 1:
+            left = self._having(left, model, tries)
+        return [each for each in left if each.usable(model)]
 
     def _having(self, left: list[Provider], model: str, tries: Tries) -> list[Provider]:
         """Those that may have the model. Where no list has it, all may: wildcards are in none.
@@ -210,22 +221,27 @@ class Pool:
         """Wait for a provider that has asked for a pause; raises where that is too long."""
         call = tries.call
         now = self._now()
-        pausing = [
-            provider
-            for provider in self._providers
-            if provider.name not in tries.failed
-            and provider.usable(call.model)
-            and provider.closed(call.model)
-        ]
-        if not pausing:
+        left = self._left(tries)
+        if not left:
             raise self._nobody(tries, now)
-        first = min(pausing, key=lambda provider: provider.pause(call.model))
+        if not all(self._closed(each, call) for each in left):
+            return  # a pause has ended just now
+        first = min(left, key=lambda provider: provider.pause(call.model))
         pause = first.pause(call.model)
         needed = pause <= _SHORT or call.watch is None or call.watch.needed()
         if not needed or tries.waited + pause > call.patience or now + pause > call.deadline:
             raise tries.last or _paused(first, call.model, pause)
         tries.waited += pause
+        tries.busy.clear()
         await asyncio.sleep(max(0.0, pause))
+
+    async def _breathe(self, tries: Tries) -> None:
+        """A moment before the same providers are asked again."""
+        pause = _BREATH * 2 ** (tries.overloads - 1) * random.uniform(0.8, 1.0)
+        if tries.last is not None and self._now() + pause > tries.call.deadline:
+            raise tries.last
+        tries.busy.clear()
+        await asyncio.sleep(pause)
 
     def _nobody(self, tries: Tries, now: float) -> UpstreamError:
         """What to say where nobody is left: what the last one said, if one was asked."""

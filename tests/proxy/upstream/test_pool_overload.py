@@ -142,6 +142,16 @@ class TestWhereNobodyElseIsLeft:
 
         run(test)
 
+    def test_one_that_names_no_pause_is_given_a_moment(self) -> None:
+        async def test() -> None:
+            a = FakeEndpoint("a", busy_times(1, None))
+            async with pooled(a) as pool:
+                began = now()
+                assert await answered(pool, call(patience=10.0)) == "at last"
+                assert 0.1 < now() - began < 0.3
+
+        run(test)
+
     def test_of_several_calls_only_the_one_that_is_needed_waits(self) -> None:
         async def test() -> None:
             a = FakeEndpoint("a", busy_times(1, 5.0))
