@@ -1,4 +1,4 @@
-"""The Typer app: every module of ``commands/`` is a command of the same name."""
+"""The Typer app: every module of ``commands/`` is a command of its name, or a group of them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def build() -> typer.Typer:
     )
     for info in pkgutil.iter_modules(commands.__path__):
         module = importlib.import_module(f"{commands.__name__}.{info.name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=info.name)
+            continue
         settings = getattr(module, "CONTEXT_SETTINGS", None)
         app.command(info.name, context_settings=settings)(getattr(module, info.name))
     return app

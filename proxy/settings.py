@@ -148,7 +148,10 @@ def read_key_file(path: str, flag: str) -> Secret:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{flag}: {file} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        # Its own words quote the byte, which is part of a key.
+        raise ConfigError(f"{flag}: {file} is not UTF-8") from None
+    except OSError as error:
         raise ConfigError(f"{flag}: cannot read {file}: {error}") from None
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         raise ConfigError(

@@ -137,6 +137,10 @@ def _said(kind: str, given: object, context: Mapping[str, Any]) -> str | None:
             return f"must be greater than {context['gt']:g}"
         case "greater_than_equal":
             return f"must be at least {context['ge']}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}"
+        case "string_pattern_mismatch":
+            return f"must look like {context['pattern']}"
         case "finite_number":
             return "must be finite"
         case "value_error":

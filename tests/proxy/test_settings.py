@@ -36,7 +36,7 @@ class TestKeyFile:
             (b"one two", "white space"),
             (b"s3cret\n\n", "white space"),
             (b"s3\x00cret", "control characters"),
-            (b"\xff\xfe", "cannot read"),
+            (b"\xff\xfe", "is not UTF-8"),
         ],
     )
     def test_what_cannot_be_a_key_is_refused(

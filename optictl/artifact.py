@@ -1,0 +1,26 @@
+"""A file as it should be on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+#: What a change of a file asks for: the service started anew, its HUP, or nothing of it.
+Effect = Literal["restart", "reload", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One rendered file. ``owner`` and ``group`` are names; None leaves them to whoever writes."""
+
+    path: Path
+    content: bytes
+    mode: int = 0o644
+    owner: str | None = None
+    group: str | None = None
+    #: Its content is never shown: not in a diff, not in a log.
+    sensitive: bool = False
+    effect: Effect = "restart"
+    #: systemd has to read its units again once this one has changed.
+    unit: bool = False
