@@ -1,0 +1,104 @@
+"""Systems that write nothing: a dry run, and a check for drift."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from optictl.errors import Drifted
+from optictl.system import Found, System
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that would be done to a path."""
+
+    verb: Literal["write", "remove", "rename", "make folder", "remove folder"]
+    path: Path
+
+
+class _ReadsThrough:
+    """Asks another system, and takes no lock: it writes nothing."""
+
+    def __init__(self, inner: System) -> None:
+        self._inner = inner
+
+    def read(self, path: Path) -> Found | None:
+        return self._inner.read(self._before(path))
+
+    def is_folder(self, path: Path) -> bool:
+        return self._inner.is_folder(self._before(path))
+
+    def listing(self, path: Path) -> list[str]:
+        return self._inner.listing(self._before(path))
+
+    def lock(self, path: Path) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def write(
+        self,
+        path: Path,
+        content: bytes,
+        mode: int,
+        owner: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        self._would(Step("write", path))
+
+    def discard(self, path: Path) -> None:
+        """Nothing: what a write has left beside a file is no file of anyone's."""
+
+    def remove(self, path: Path) -> None:
+        self._would(Step("remove", path))
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._would(Step("rename", old))
+
+    def make_folder(self, path: Path, mode: int = 0o755) -> None:
+        self._would(Step("make folder", path))
+
+    def remove_folder(self, path: Path) -> None:
+        self._would(Step("remove folder", path))
+
+    def _before(self, path: Path) -> Path:
+        return path
+
+    def _would(self, step: Step) -> None:
+        raise NotImplementedError
+
+
+class DryRunSystem(_ReadsThrough):
+    """Reads what there is, and only notes in ``steps`` what it would do."""
+
+    def __init__(self, inner: System) -> None:
+        super().__init__(inner)
+        self.steps: list[Step] = []
+        self._renamed: dict[Path, Path] = {}
+
+    def rename(self, old: Path, new: Path) -> None:
+        super().rename(old, new)
+        self._renamed[new] = self._before(old)
+
+    def _before(self, path: Path) -> Path:
+        """Where that is, as long as nothing has been renamed."""
+        for new, old in self._renamed.items():
+            if path.is_relative_to(new):
+                return old / path.relative_to(new)
+        return path
+
+    def _would(self, step: Step) -> None:
+        self.steps.append(step)
+
+
+class ErrorOnWriteSystem(_ReadsThrough):
+    """Raises `Drifted` at the first change, except of our own records below ``records``."""
+
+    def __init__(self, inner: System, records: Path) -> None:
+        super().__init__(inner)
+        self._records = records
+
+    def _would(self, step: Step) -> None:
+        if not step.path.is_relative_to(self._records):
+            raise Drifted(f"{step.path} is not as declared; see: optictl plan")
