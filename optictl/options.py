@@ -18,4 +18,8 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value than the site's. Repeatable."),
 ]
+SystemdVersion = Annotated[
+    int | None,
+    typer.Option("--systemd", metavar="VERSION", help="Render for this systemd; else this one's."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]

@@ -58,9 +58,9 @@ class Lab:
         return self.run("journalctl", "--no-pager", "-u", unit, "-o", "cat")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The lab with the packages under /opt/optictl; booted once."""
+    """The lab with the packages under /opt/optictl; booted for each module."""
     state = Path(f"/tmp/optictl-lab-{os.getpid()}")
     lab = Lab(state)
     booted = lab.script("up")

@@ -1,0 +1,61 @@
+"""From the site on disk to the files that it asks for: what rendering needs to know, found out."""
+
+from __future__ import annotations
+
+import pwd
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optictl.artifact import Artifact
+from optictl.key_places import read_key
+from optictl.places import Places
+from optictl.render import Facts, render
+from optictl.site import Site
+from optictl.systemd import version
+from proxy.settings import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """Every file of a site as it should be."""
+
+    artifacts: tuple[Artifact, ...]
+    places: Places
+
+
+def desired(site: Site, *, systemd: int | None = None) -> Desired:
+    """Render ``site`` for this machine; ``systemd`` is its version, asked for where it is None.
+
+    Raises `OptictlError` and `ConfigError` for what keeps a file from being rendered: a key that
+    is not where the site says, a systemd that is too old.
+    """
+    facts = Facts(
+        optictl=Path(sys.executable).parent / "optictl",
+        systemd=version() if systemd is None else systemd,
+        home=_home(site),
+        python=Path(sys.base_prefix),
+    )
+    places = Places.of(site, home=facts.home)
+    return Desired(tuple(render(site, facts, _secrets(site), places)), places)
+
+
+def _home(site: Site) -> Path:
+    """The home of the service's user, who may not exist yet."""
+    if site.service.scope == "user":
+        return Path.home()
+    try:
+        return Path(pwd.getpwnam(site.service.user).pw_dir)
+    except KeyError:
+        return Path("/home") / site.service.user
+
+
+def _secrets(site: Site) -> Mapping[str, Secret]:
+    secrets = {}
+    if site.upstream.key is not None:
+        secrets["upstream.key"] = read_key(site.upstream.key)
+    # One with a file of its own goes from there to the service, past us.
+    if site.proxy.key is not None and site.proxy.key.file is None:
+        secrets["proxy.key"] = read_key(site.proxy.key)
+    return secrets
