@@ -244,12 +244,11 @@ class Pool:
         await asyncio.sleep(pause)
 
     def _nobody(self, tries: Tries, now: float) -> UpstreamError:
-        """What to say where nobody is left: what the last one said, if one was asked."""
+        """What to say where nobody is left: what the last one said, unless they are all down."""
         model = tries.call.model
-        down = [each for each in self._providers if not each.usable(model)]
-        if tries.last is not None and not (
-            isinstance(tries.last, ModelNotFound) and any(each.has(model) for each in down)
-        ):
+        down = self._down(model)
+        unknown = isinstance(tries.last, ModelNotFound) and any(each.has(model) for each in down)
+        if tries.last is not None and len(down) < len(self._providers) and not unknown:
             return tries.last
         soonest = min((each.retry_at(model) for each in down), default=now)
         reasons = "; ".join(f"{each.name}: {each.trouble.message}" for each in down if each.trouble)
@@ -257,6 +256,9 @@ class Pool:
             f"No healthy providers available{f' ({reasons})' if reasons else ''}.",
             retry_after=max(1.0, soonest - now),
         )
+
+    def _down(self, model: str) -> list[Provider]:
+        return [each for each in self._providers if not each.usable(model)]
 
     def leave(self, call: Call, lane: Lane) -> None:
         self._line.leave(call, lane)
@@ -280,7 +282,9 @@ class Pool:
         if not patient or tries.overloads > _MOST_OVERLOADS:
             tries.failed.add(provider.name)
         if len(tries.failed) == len(self._providers):
-            return tries.last is not error
+            # Nobody is left, but something better than this error may be said of that.
+            down = self._down(tries.call.model)
+            return tries.last is not error or len(down) == len(self._providers)
         return self._budget.take()
 
     def log(self, provider: Provider, model: str, outcome: str, began: float) -> None:

@@ -234,14 +234,15 @@ class TestWhoIsNext:
     def test_nobody_to_ask_names_the_reasons(self) -> None:
         async def test() -> None:
             async with pooled(FakeEndpoint("a", lambda _: down())) as pool:
-                assert type(await failure_of(asked(pool))) is UpstreamUnreachable
-                watch = Tally()
-                error = await failure_of(asked(pool, watch=watch))
-                assert type(error) is NoHealthyProvider
-                assert (error.http_status(), error.code) == (503, "no_healthy_providers")
-                assert error.message == "No healthy providers available (a: nobody listens)."
-                assert float(error.headers()["Retry-After"]) >= 1
-                assert watch.attempts == []
+                # Who asked and found nobody there, and who need not ask any more.
+                for attempts in (["a"], []):
+                    watch = Tally()
+                    error = await failure_of(asked(pool, watch=watch))
+                    assert type(error) is NoHealthyProvider
+                    assert (error.http_status(), error.code) == (503, "no_healthy_providers")
+                    assert error.message == "No healthy providers available (a: nobody listens)."
+                    assert float(error.headers()["Retry-After"]) >= 1
+                    assert watch.attempts == attempts
 
         run(test)
 
