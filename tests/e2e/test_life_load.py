@@ -91,7 +91,8 @@ def test_clients_that_stop_reading_give_their_threads_back(
             wire.send(request_bytes(chat_body(stream=True)))
             assert wire.response().status == 200
         assert chat(service, stream=True).status_code == 503
-        assert eventually(lambda: sim.log.dropped == 4 and sim.log.inflight == 0)
+        # Some may have ended by themselves: sockets on the way hold many megabytes.
+        assert eventually(lambda: sim.log.calls == 4 and sim.log.inflight == 0)
         sim.behave(tokens=24)
         assert eventually(lambda: chat(service).status_code == 200)
         assert health(service) == 200
