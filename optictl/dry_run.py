@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ class Step:
     path: Path
 
 
-class _ReadsThrough:
+class _ReadsThrough(ABC):
     """Asks another system, and takes no lock: it writes nothing."""
 
     def __init__(self, inner: System) -> None:
@@ -65,8 +66,8 @@ class _ReadsThrough:
     def _before(self, path: Path) -> Path:
         return path
 
-    def _would(self, step: Step) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _would(self, step: Step) -> None: ...
 
 
 class DryRunSystem(_ReadsThrough):

@@ -252,7 +252,7 @@ def test_the_users_own_files_are_readable_although_homes_are_hidden() -> None:
 
 
 def test_a_program_below_a_home_is_readable_too_and_its_python() -> None:
-    python = Path("/root/.local/share/uv/python/3.13")
+    python = Path("/root/python/3.13")
     facts = replace(FACTS, optictl=HOME / "my venv/bin/optictl", python=python)
     settings = unit(site(), facts)
     assert settings["BindReadOnlyPaths"][0].endswith(f' "/home/optillm/my venv" {python}')
