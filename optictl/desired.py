@@ -35,7 +35,7 @@ def desired(site: Site, *, systemd: int | None = None) -> Desired:
         optictl=Path(sys.executable).parent / "optictl",
         systemd=version() if systemd is None else systemd,
         home=_home(site),
-        python=Path(sys.base_prefix),
+        python=Path(sys.base_prefix).resolve(),
     )
     places = Places.of(site, home=facts.home)
     return Desired(tuple(render(site, facts, _secrets(site), places)), places)

@@ -48,7 +48,7 @@ class _ReadsThrough(ABC):
     ) -> None:
         self._would(Step("write", path))
 
-    def discard(self, path: Path) -> None:
+    def discard(self, path: Path) -> None:  # noqa: B027 - nothing to do is what it does
         """Nothing: what a write has left beside a file is no file of anyone's."""
 
     def remove(self, path: Path) -> None:

@@ -51,8 +51,8 @@ AbsolutePath = Annotated[Word, AfterValidator(_absolute)]
 Url = Annotated[Word, AfterValidator(_http)]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 Count = Annotated[Whole, Field(ge=1)]
-#: What systemd takes for a unit's name, without its ending.
-UnitName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9:_.\\-]{1,200}$")]
+#: A unit's name without its ending, which is also that of its folders.
+UnitName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
 UserName = Annotated[Text, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 
 
