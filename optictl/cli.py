@@ -5,25 +5,29 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from typing import Annotated
 
 import typer
+from typer.main import get_command
 
-from optictl import commands
-from optictl.console import say
-from optictl.errors import OptictlError, UsageError
-from proxy.errors import ConfigError
+from optictl import __version__, commands
+from optictl.console import data
+from optictl.program import Program, report_crash
 
 
 def build() -> typer.Typer:
     """The app; modules import what is heavy inside their functions, so that help is quick."""
     app = typer.Typer(
         name="optictl",
-        help="Inference-time compute for ordinary models: run the proxy, look into it, try it.",
+        cls=Program,
         no_args_is_help=True,
         add_completion=True,
+        # Plain help: boxes would take Rich, and with it half of the time that help takes.
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_program)
     for info in pkgutil.iter_modules(commands.__path__):
         module = importlib.import_module(f"{commands.__name__}.{info.name}")
         if hasattr(module, "app"):
@@ -45,9 +49,23 @@ def optillm() -> None:
 
 
 def _run(arguments: list[str], program: str) -> None:
-    try:
-        build()(arguments, prog_name=program)
-    except (OptictlError, ConfigError) as error:
-        say(f"{program}: {error}")
-        code = error.exit_code if isinstance(error, OptictlError) else UsageError.exit_code
-        sys.exit(code)
+    sys.excepthook = report_crash
+    # To call the app itself would put Typer's hook in the place of ours.
+    get_command(build())(arguments, prog_name=program)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        data(f"optictl {__version__}")
+        raise typer.Exit
+
+
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Inference-time compute for ordinary models: run the proxy, look into it, try it."""

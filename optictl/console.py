@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import typer
 
-from optictl.errors import OptictlError, UsageError
 from optictl.result import Result
-from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,13 +42,14 @@ def write(text: str) -> None:
 def show(*renderables: RenderableType) -> None:
     """Data for people: as Rich draws it on a terminal, plain unwrapped lines in a pipe.
 
-    Colours obey NO_COLOR (no-color.org).
+    Colours obey NO_COLOR (no-color.org) and FORCE_COLOR (force-color.org).
     """
     # Imported here, as below: `optictl serve` and `--json` draw nothing.
     from rich.console import Console
 
-    if sys.stdout.isatty():
-        Console(highlight=False, markup=False).print(*renderables, sep="\n")
+    terminal = Console(highlight=False, markup=False)
+    if terminal.is_terminal:
+        terminal.print(*renderables, sep="\n")
         return
     page = io.StringIO()
     Console(file=page, width=_UNWRAPPED, color_system=None, highlight=False, markup=False).print(
@@ -72,23 +68,3 @@ def talk_terminal() -> Console | None:
 def emit_json(result: Result[Any]) -> None:
     """The envelope, indented: people read it too."""
     data(orjson.dumps(result.as_json(), option=orjson.OPT_INDENT_2).decode())
-
-
-@contextmanager
-def enveloped(command: str, *, as_json: bool) -> Iterator[None]:
-    """Put what fails inside into the envelope where that was asked for, and exit with its status.
-
-    Without ``as_json`` errors pass: the program's entry shows them as one line.
-    """
-    try:
-        yield
-    except (OptictlError, ConfigError) as error:
-        if not as_json:
-            raise
-        if isinstance(error, OptictlError):
-            code, exit_code = error.code, error.exit_code
-        else:
-            code, exit_code = "config", UsageError.exit_code
-        errors = [{"code": code, "message": str(error)}]
-        emit_json(Result(command, None, exit_code, errors))
-        raise typer.Exit(exit_code) from error

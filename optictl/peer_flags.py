@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from optictl.errors import UsageError
 from proxy.errors import ConfigError
 
 #: Flag (in its dashed spelling) to its environment variable, or None.
@@ -27,17 +28,17 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
 def refuse_leftovers(arguments: Iterable[str]) -> None:
-    """Raise `ConfigError` for the first argument that no option took."""
+    """Raise `UsageError` for the first argument that no option took."""
     for argument in arguments:
         flag = argument.partition("=")[0]
         dashed = flag.replace("_", "-")
         if dashed in _NOT_BUILT or dashed.startswith(_CEPO):
-            raise ConfigError(
+            raise UsageError(
                 f"{flag} is an OptiLLM flag that optictl does not have yet; "
                 "leave it out to start without it"
             )
         kind = "option" if flag.startswith("-") else "argument"
-        raise ConfigError(f"no such {kind}: {flag} (optictl serve --help lists what there is)")
+        raise UsageError(f"no such {kind}: {flag}; see: optictl serve --help")
 
 
 def refuse_environment(environ: Mapping[str, str]) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optictl.console import emit_json, enveloped, show
+from optictl import completions
+from optictl.console import emit_json, show
 from optictl.result import Result
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ _TREATS = {"tools": "tools", "parts": "images and files", "formats": "response f
 
 def approaches(
     slug: Annotated[
-        str | None, typer.Argument(metavar="[SLUG]", help="One of them, in full.")
+        str | None,
+        typer.Argument(
+            metavar="SLUG", help="One of them, in full.", autocompletion=completions.approaches
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
@@ -37,22 +41,21 @@ def approaches(
     from optictl.approaches import approach_row, approach_rows
     from proxy.registry import discover
 
-    with enveloped("approaches", as_json=as_json):
-        registry = discover()
-        if slug is not None:
-            row = approach_row(registry, slug)
-            if as_json:
-                emit_json(Result("approaches", row.as_json()))
-            else:
-                show(*_page(row))
-            return
-        rows = approach_rows(registry)
+    registry = discover()
+    if slug is not None:
+        row = approach_row(registry, slug)
         if as_json:
-            listing = [row.as_json() for row in rows]
-            data = {"approaches": listing, "reserved": sorted(registry.reserved)}
-            emit_json(Result("approaches", data))
+            emit_json(Result("approaches", row.as_json()))
         else:
-            show(_listing(rows))
+            show(*_page(row))
+        return
+    rows = approach_rows(registry)
+    if as_json:
+        listing = [row.as_json() for row in rows]
+        data = {"approaches": listing, "reserved": sorted(registry.reserved)}
+        emit_json(Result("approaches", data))
+    else:
+        show(_listing(rows))
 
 
 def _listing(rows: Iterable[ApproachRow]) -> Table:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from optictl.console import data, emit_json, enveloped, say, write
+from optictl.console import data, emit_json, say, write
 from optictl.errors import OptictlError, UsageError
 from optictl.result import Result
 from proxy.settings import DEFAULT_HOST, DEFAULT_PORT, read_key_file
@@ -52,35 +52,34 @@ def ask(
     from optictl.live import LiveWaterfall, show_waterfall
     from optictl.transcript import Transcript, summary
 
-    with enveloped("ask", as_json=as_json):
-        body = _body(model, prompt, system, max_seconds, options)
-        key = None if api_key_file is None else read_key_file(api_key_file, "--api-key-file")
-        transcript, began = Transcript(), time.monotonic()
-        try:
-            with (
-                ProxyClient(url, key) as proxy,
-                closing(proxy.stream(body)) as events,
-                LiveWaterfall(transcript, hidden=quiet) as live,
-            ):
-                for event in events:
-                    transcript.take(event)
-                    if isinstance(event, Said) and event.choice == 0 and not as_json:
-                        live.stop()
-                        write(event.text)
-        except OptictlError:
-            if transcript.text and not as_json:
-                write("\n")
-            if not quiet:
-                show_waterfall(transcript)
-            raise
-        seconds = time.monotonic() - began
-        if as_json:
-            emit_json(Result("ask", {**transcript.as_json(), "seconds": round(seconds, 3)}))
-        else:
-            _end(transcript.texts)
+    body = _body(model, prompt, system, max_seconds, options)
+    key = None if api_key_file is None else read_key_file(api_key_file, "--api-key-file")
+    transcript, began = Transcript(), time.monotonic()
+    try:
+        with (
+            ProxyClient(url, key) as proxy,
+            closing(proxy.stream(body)) as events,
+            LiveWaterfall(transcript, hidden=quiet) as live,
+        ):
+            for event in events:
+                transcript.take(event)
+                if isinstance(event, Said) and event.choice == 0 and not as_json:
+                    live.stop()
+                    write(event.text)
+    except OptictlError:
+        if transcript.text and not as_json:
+            write("\n")
         if not quiet:
             show_waterfall(transcript)
-            say(summary(transcript.usage, transcript.optillm, seconds))
+        raise
+    seconds = time.monotonic() - began
+    if as_json:
+        emit_json(Result("ask", {**transcript.as_json(), "seconds": round(seconds, 3)}))
+    else:
+        _end(transcript.texts)
+    if not quiet:
+        show_waterfall(transcript)
+        say(summary(transcript.usage, transcript.optillm, seconds))
 
 
 def _body(

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
-from optictl.console import data, emit_json, enveloped, show
-from optictl.options import DEFAULT_CONFIG, AsJson, ConfigPath, Sets
+from optictl.console import data, emit_json, show
+from optictl.options import AsJson, ConfigPath, Sets, UserScope, open_machine
 from optictl.result import Result
 
 app = typer.Typer(help="What the site says, and what it may say.", no_args_is_help=True)
 
 
 @app.command()
-def schema() -> None:
+def schema(as_json: AsJson = False) -> None:
     """Print the JSON schema of optictl.yaml.
 
     \b
-    Example, for an editor with a YAML language server:
-      optictl config schema > optictl.schema.json
+    Examples:
+      optictl config schema > optictl.schema.json   # for an editor with YAML support
     """
     # Imported here, as below: `optictl --help` needs no pydantic.
     import orjson
 
     from optictl.site import Site
 
-    data(orjson.dumps(Site.model_json_schema(), option=orjson.OPT_INDENT_2).decode())
+    found = Site.model_json_schema()
+    if as_json:
+        emit_json(Result("config schema", found))
+    else:
+        data(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
 
 
 @app.command(name="show")
 def show_(
-    config: ConfigPath = DEFAULT_CONFIG,
+    config: ConfigPath = None,
+    user: UserScope = False,
     sets: Sets = None,
     origin: Annotated[
         bool, typer.Option("--origin", help="Say where each value comes from.")
@@ -48,14 +52,13 @@ def show_(
     """
     from rich.table import Table
 
-    from optictl.site import load, settings_of
+    from optictl.site import settings_of
 
-    with enveloped("config show", as_json=as_json):
-        loaded = load(config, os.environ, sets or ())
-        values: list[dict[str, Any]] = [
-            {"name": name, "value": value, "origin": loaded.origins.get(name, "default")}
-            for name, value in settings_of(loaded.site)
-        ]
+    loaded = open_machine(config, sets, user=user).loaded
+    values: list[dict[str, Any]] = [
+        {"name": name, "value": value, "origin": loaded.origins.get(name, "default")}
+        for name, value in settings_of(loaded.site)
+    ]
     if as_json:
         emit_json(Result("config show", values))
         return

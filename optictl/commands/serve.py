@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optictl import __version__
-from optictl.console import data, warn
+from optictl.console import data, emit_json, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
+from optictl.result import Result
 from optictl.upstream_flags import upstream
 from proxy.errors import ConfigError
 from proxy.hops import instance_id
@@ -213,17 +214,25 @@ def serve(
         typer.Option(min=1.0, help="Seconds after which a stuck worker is replaced."),
     ] = 20.0,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What keeps it from starting is said in JSON.")
+    ] = False,
 ) -> None:
     """Run the proxy in the foreground.
 
-    Takes over an OptiLLM command line as it stands:
+    Takes over an OptiLLM command line as it stands. SIGTERM finishes what is
+    in flight, SIGHUP reads keys and providers again.
 
-        optillm --host 127.0.0.1 --port 4020 --base-url http://127.0.0.1:4000/v1 --approach proxy
-
-    SIGTERM finishes what is in flight, SIGHUP reads keys and providers again.
+    \b
+    Examples:
+      optictl serve --base-url http://127.0.0.1:4000/v1 --model qwen3
+      optillm --host 127.0.0.1 --port 4020 --base-url http://127.0.0.1:4000/v1 --approach proxy
     """
     if version:
-        data(f"optictl {__version__}")
+        if as_json:
+            emit_json(Result("serve", {"version": __version__}))
+        else:
+            data(f"optictl {__version__}")
         return
     refuse_leftovers(context.args)
     refuse_environment(os.environ)
@@ -279,6 +288,7 @@ def serve(
             log_level=level,
             loop_stuck_after=loop_stuck_after,
             instance=instance_id(host, port),
+            version=__version__,
         )
 
     settings = snapshot()

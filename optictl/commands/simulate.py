@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from optictl.console import emit_json, say
+from optictl.errors import OptictlError
+from optictl.result import Result
+
 if TYPE_CHECKING:
     from optictl.simulator import Simulator
 
@@ -54,6 +58,7 @@ def simulate(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="File with the key to ask for."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell its address in JSON.")] = False,
 ) -> None:
     """Run a simulated upstream: an OpenAI-compatible server that needs no model.
 
@@ -98,17 +103,19 @@ def simulate(
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(simulator))
+            runner.run(_serve(simulator, as_json=as_json))
     except OSError as error:
-        typer.echo(f"Cannot listen on {host}:{port}: {error.strerror}", err=True)
-        raise typer.Exit(1) from error
+        raise OptictlError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-async def _serve(simulator: Simulator) -> None:
+async def _serve(simulator: Simulator, *, as_json: bool) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     async with simulator:
-        typer.echo(simulator.url, err=True)
+        if as_json:
+            emit_json(Result("simulate", {"url": simulator.url}))
+        else:
+            say(simulator.url)
         await stopped.wait()
