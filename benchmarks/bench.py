@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from benchmarks.commands import commands
 from benchmarks.critical_path import rounds
 from benchmarks.figures import Figure, table
 from benchmarks.footprint import soak, start
@@ -22,6 +23,7 @@ from benchmarks.waiting import hang_up, in_flight
 #: Each takes the seconds of one run of the load generator and yields its figures.
 GROUPS: Mapping[str, Callable[[float], Iterator[Figure]]] = {
     "start": start,
+    "commands": commands,
     "passthrough": passthrough,
     "first-token": first_token,
     "rounds": rounds,

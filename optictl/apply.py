@@ -120,6 +120,7 @@ def uninstall(
     records: Records,
     *,
     service: str,
+    socket: str,
     purge: bool = False,
     force: bool = False,
     clock: Callable[[], float] = time.time,
@@ -130,7 +131,9 @@ def uninstall(
     """
     with _writing(system, records) as recovered:
         state = State.load(system, records)
-        nothing = plan([], observe(system, [], state), state, service=service, force=force)
+        nothing = plan(
+            [], observe(system, [], state), state, service=service, socket=socket, force=force
+        )
         done = apply(nothing, system, records, "uninstall", clock=clock)
         if purge:
             _purge(system, records)
@@ -217,8 +220,9 @@ def _purge(system: System, records: Records) -> None:
         checkpoint.discard(system, records, checkpoint.folder_of(number))
     if system.is_folder(records.checkpoints):
         system.remove_folder(records.checkpoints)
-    system.remove(records.state)
-    system.discard(records.state)
+    for record in (records.state, records.settled):
+        system.remove(record)
+        system.discard(record)
     system.remove(records.lock)
     system.remove_folder(records.folder)
     checkpoint.remove_if_empty(system, records.base)

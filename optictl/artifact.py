@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-#: What a change of a file asks for: the service started anew, its HUP, or nothing of it.
-Effect = Literal["restart", "reload", "none"]
+#: What a change of a file asks for: the socket to listen anew and the service with it, the service
+#: started anew, its HUP, or nothing.
+Effect = Literal["rebind", "restart", "reload", "none"]
 
 
 @dataclass(frozen=True, slots=True)

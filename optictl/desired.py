@@ -11,6 +11,7 @@ from pathlib import Path
 from optictl.artifact import Artifact
 from optictl.key_places import read_key
 from optictl.places import Places
+from optictl.program_path import program_path
 from optictl.render import Facts, render
 from optictl.site import Site
 from optictl.systemd import version
@@ -25,37 +26,44 @@ class Desired:
     places: Places
 
 
-def desired(site: Site, *, systemd: int | None = None) -> Desired:
+def desired(site: Site, *, systemd: int | None = None, root: Path = Path("/")) -> Desired:
     """Render ``site`` for this machine; ``systemd`` is its version, asked for where it is None.
+
+    Keys are read in the staging tree ``root``, where they are there.
 
     Raises `OptictlError` and `ConfigError` for what keeps a file from being rendered: a key that
     is not where the site says, a systemd that is too old.
     """
     facts = Facts(
-        optictl=Path(sys.executable).parent / "optictl",
+        optictl=program_path(),
         systemd=version() if systemd is None else systemd,
-        home=_home(site),
+        home=home_of(site),
         python=Path(sys.base_prefix).resolve(),
     )
     places = Places.of(site, home=facts.home)
-    return Desired(tuple(render(site, facts, _secrets(site), places)), places)
+    return Desired(tuple(render(site, facts, _secrets(site, root), places)), places)
 
 
-def _home(site: Site) -> Path:
+def home_of(site: Site) -> Path:
     """The home of the service's user, who may not exist yet."""
     if site.service.scope == "user":
         return Path.home()
+    return home_of_user(site.service.user)
+
+
+def home_of_user(name: str) -> Path:
+    """The home of a user, or what it will be."""
     try:
-        return Path(pwd.getpwnam(site.service.user).pw_dir)
+        return Path(pwd.getpwnam(name).pw_dir)
     except KeyError:
-        return Path("/home") / site.service.user
+        return Path("/home") / name
 
 
-def _secrets(site: Site) -> Mapping[str, Secret]:
+def _secrets(site: Site, root: Path) -> Mapping[str, Secret]:
     secrets = {}
     if site.upstream.key is not None:
-        secrets["upstream.key"] = read_key(site.upstream.key)
+        secrets["upstream.key"] = read_key(site.upstream.key, root)
     # One with a file of its own goes from there to the service, past us.
     if site.proxy.key is not None and site.proxy.key.file is None:
-        secrets["proxy.key"] = read_key(site.proxy.key)
+        secrets["proxy.key"] = read_key(site.proxy.key, root)
     return secrets

@@ -10,6 +10,7 @@ from typing import Literal
 
 from optictl.errors import Drifted
 from optictl.system import Found, System
+from optictl.systemd import LINES, Manager, Scope, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,41 @@ class DryRunSystem(_ReadsThrough):
 
     def _would(self, step: Step) -> None:
         self.steps.append(step)
+
+
+class DryRunManager:
+    """Tells what the real one sees, and asks nothing of it."""
+
+    def __init__(self, inner: Manager) -> None:
+        self._inner = inner
+        self.scope: Scope = inner.scope
+
+    def show(self, unit: str) -> Unit:
+        return self._inner.show(unit)
+
+    def journal(self, *units: str, lines: int = LINES) -> list[str]:
+        return self._inner.journal(*units, lines=lines)
+
+    def journal_command(self, *units: str) -> list[str]:
+        return self._inner.journal_command(*units)
+
+    def daemon_reload(self) -> None: ...
+
+    def enable(self, *units: str) -> None: ...
+
+    def disable(self, *units: str) -> None: ...
+
+    def start(self, *units: str) -> None: ...
+
+    def stop(self, *units: str) -> None: ...
+
+    def restart(self, *units: str) -> None: ...
+
+    def reload(self, *units: str) -> None: ...
+
+    def reset_failed(self, *units: str) -> None: ...
+
+    def make_user(self, name: str, home: Path) -> None: ...
 
 
 class ErrorOnWriteSystem(_ReadsThrough):

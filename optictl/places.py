@@ -23,6 +23,9 @@ class Places:
     units: Path
     #: What optictl remembers: the last written state, checkpoints, the lock.
     state: Path
+    #: What the service keeps (``StateDirectory=``), and what it could do without.
+    service_state: Path
+    service_cache: Path
     root: Path = Path("/")
 
     @classmethod
@@ -35,6 +38,8 @@ class Places:
                 config=home / ".config" / name,
                 units=home / ".config/systemd/user",
                 state=home / ".local/state/optictl" / name,
+                service_state=home / ".local/state" / name,
+                service_cache=home / ".cache" / name,
                 root=root,
             )
         return cls(
@@ -42,6 +47,8 @@ class Places:
             config=Path("/etc") / name,
             units=Path("/etc/systemd/system"),
             state=Path("/var/lib/optictl") / name,
+            service_state=Path("/var/lib") / name,
+            service_cache=Path("/var/cache") / name,
             root=root,
         )
 

@@ -24,6 +24,8 @@ class Effects:
     """What systemd has to be told. A restart takes the place of a reload."""
 
     daemon_reload: bool = False
+    #: The socket listens anew; the service restarts with it.
+    rebind: bool = False
     restart: bool = False
     reload: bool = False
 
@@ -34,9 +36,17 @@ class Effects:
         asked = {effect for _, effect in files}
         return cls(
             daemon_reload=any(unit for unit, _ in files),
-            restart="restart" in asked,
-            reload="reload" in asked and "restart" not in asked,
+            rebind="rebind" in asked,
+            restart=bool(asked & {"rebind", "restart"}),
+            reload="reload" in asked and not asked & {"rebind", "restart"},
         )
+
+    def units(self, service: str, socket: str) -> dict[str, list[str]]:
+        """Which units restart, and which reload."""
+        return {
+            "restart": [*([socket] if self.rebind else []), *([service] if self.restart else [])],
+            "reload": [service] if self.reload else [],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,11 @@ class Change:
             and (digest(self.before.content), self.before.mode)
             != (self.written.sha256, self.written.mode)
         )
+
+    @property
+    def foreign(self) -> bool:
+        """Whether what would be lost was never ours."""
+        return self.kind == "change" and self.written is None
 
     @property
     def sensitive(self) -> bool:
@@ -88,6 +103,10 @@ class Change:
         if self.sensitive:
             yield from (f"--- {old}", f"+++ {new}", "(sensitive, changed)")
             return
+        if self.foreign:
+            # Whoever wrote it may have put a key there.
+            yield from _unified("", after.decode(), f"{old} (not written by optictl)", new)
+            return
         try:
             yield from _unified(before.decode(), after.decode(), old, new)
         except UnicodeDecodeError:
@@ -114,11 +133,17 @@ class Plan:
     state: State
     #: The unit that a change restarts or reloads.
     service: str
+    socket: str
     force: bool = False
 
     @property
     def pending(self) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.kind != "same")
+
+    @property
+    def of_others(self) -> tuple[Path, ...]:
+        """Files that would lose what someone else has written there."""
+        return tuple(each.path for each in self.changes if each.hand_edited or each.foreign)
 
     @property
     def effects(self) -> Effects:
@@ -143,15 +168,15 @@ class Plan:
         return hashlib.sha256(orjson.dumps(sides)).hexdigest()
 
     def summary(self) -> str:
-        """``2 to add, 1 to change, 0 to remove; restart: x.service``."""
+        """``2 to add, 1 to change, 0 to remove; restart: x.socket, x.service``."""
         count = dict.fromkeys(("add", "change", "remove", "same"), 0)
         for change in self.changes:
             count[change.kind] += 1
         said = f"{count['add']} to add, {count['change']} to change, {count['remove']} to remove"
-        effects = self.effects
-        if effects.restart:
-            return f"{said}; restart: {self.service}"
-        return f"{said}; reload: {self.service}" if effects.reload else said
+        for verb, units in self.effects.units(self.service, self.socket).items():
+            if units:
+                said += f"; {verb}: {', '.join(units)}"
+        return said
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json`` and ``--out``; without what is sensitive."""
@@ -164,14 +189,14 @@ class Plan:
                     "kind": change.kind,
                     "path": str(change.path),
                     "hand_edited": change.hand_edited,
+                    "foreign": change.foreign,
                     "diff": change.diff(),
                 }
                 for change in self.changes
             ],
             "effects": {
                 "daemon_reload": effects.daemon_reload,
-                "restart": [self.service] if effects.restart else [],
-                "reload": [self.service] if effects.reload else [],
+                **effects.units(self.service, self.socket),
             },
         }
 
@@ -184,8 +209,17 @@ class Plan:
 
     def refuse_hand_edits(self) -> None:
         """Raise `HandEdited` for files that would lose what someone wrote there, unless forced."""
+        if self.force:
+            return
+        foreign = [str(change.path) for change in self.changes if change.foreign]
         edited = [str(change.path) for change in self.changes if change.hand_edited]
-        if edited and not self.force:
+        if foreign:
+            also = f"; changed since optictl last wrote it: {', '.join(edited)}" if edited else ""
+            raise HandEdited(
+                f"not written by optictl: {', '.join(foreign)}{also}; "
+                "take over what stands there with optictl adopt, or overwrite it with --force"
+            )
+        if edited:
             raise hand_edited(edited)
 
 
@@ -195,6 +229,7 @@ def plan(
     state: State,
     *,
     service: str,
+    socket: str,
     force: bool = False,
 ) -> Plan:
     """The changes, in the order of ``artifacts``; then what we wrote and nobody wants any more.
@@ -215,9 +250,9 @@ def plan(
     changes += [
         Change("remove", path, actual[path], None, written)
         for path, written in state.files.items()
-        if path not in wanted and actual[path] is not None
+        if path not in wanted and actual[path] is not None and not written.adopted
     ]
-    return Plan(tuple(changes), state, service, force)
+    return Plan(tuple(changes), state, service, socket, force)
 
 
 def hand_edited(paths: Iterable[str]) -> HandEdited:

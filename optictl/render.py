@@ -83,8 +83,8 @@ def _artifacts(
         )
 
     yield artifact(places.service, texts.of("service.j2"), "restart", unit=True)
-    yield artifact(places.socket, texts.of("socket.j2"), "restart", unit=True)
-    variables = []
+    yield artifact(places.socket, texts.of("socket.j2"), "rebind", unit=True)
+    variables = [env_line(*each) for each in site.service.environment.items()]
     if site.upstream.key is not None:
         variables.append(env_line("OPENAI_API_KEY", secrets["upstream.key"].reveal()))
     # systemd reads this file and the key anew only at a start.
@@ -115,17 +115,19 @@ class _Texts:
             json=lambda value: json.dumps(value, ensure_ascii=False),
         )
         proxy, system = site.proxy, site.service.scope == "system"
+        key_file = _key_file(site, places)
         self._known = {
             "site": site,
             "facts": facts,
             "places": places,
             "system": system,
             "strict": site.service.profile == "strict",
-            "key_file": _key_file(site, places),
+            "key_file": key_file,
             "serve": _serve(site, facts, places),
             "warmup": [
-                *(str(facts.optictl), "warmup", "--url", _url(proxy)),
+                *(str(facts.optictl), "warmup", "--url", reached_at(proxy)),
                 *("--body", str(places.warmup), "--timeout", _number(proxy.warmup_timeout)),
+                *(["--key-file", str(key_file)] if key_file is not None else []),
             ],
             "validate": [
                 *(str(facts.optictl), "validate"),
@@ -160,6 +162,7 @@ def _serve(site: Site, facts: Facts, places: Places) -> list[str]:
         *("--workers", str(proxy.workers), "--threads", str(proxy.threads)),
         *("--request-timeout", _number(proxy.request_timeout)),
         *("--proxy-config", str(places.proxy_config)),
+        *proxy.flags,
     ]
 
 
@@ -187,8 +190,8 @@ def _listen(proxy: Proxy) -> str:
     return _joined(_address(proxy), proxy.port)
 
 
-def _url(proxy: Proxy) -> str:
-    """Where the service is reached from its own machine."""
+def reached_at(proxy: Proxy) -> str:
+    """Where the service is reached from its own machine: ``http://127.0.0.1:4020``."""
     address = _address(proxy)
     if address.is_unspecified:
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")

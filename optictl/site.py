@@ -6,13 +6,22 @@ A value comes from a flag (``--set proxy.port=4021``), else from the environment
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
+from optictl.errors import NotInitialised
 from proxy.errors import ConfigError
 from proxy.located import Document, parse
 from proxy.settings import DEFAULT_HOST, DEFAULT_PORT
@@ -47,21 +56,70 @@ def _http(value: str) -> str:
     return value.rstrip("/")
 
 
-AbsolutePath = Annotated[Word, AfterValidator(_absolute)]
-Url = Annotated[Word, AfterValidator(_http)]
+AbsolutePath = Annotated[
+    Word, AfterValidator(_absolute), WithJsonSchema({"type": "string", "format": "path"})
+]
+Url = Annotated[Word, AfterValidator(_http), WithJsonSchema({"type": "string", "format": "uri"})]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 Count = Annotated[Whole, Field(ge=1)]
 #: A unit's name without its ending, which is also that of its folders.
 UnitName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
+VariableName = Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 UserName = Annotated[Text, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 
 
-class KeyPlace(Section):
+#: Words in the name of a variable that holds a secret.
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+#: Flags of ``optictl serve`` that stand in the file under names of their own, or may not at all.
+FLAGS: Mapping[str, str] = {
+    "--host": "proxy.host",
+    "--port": "proxy.port",
+    "--allow-external": "proxy.allow_external",
+    "--base-url": "upstream.base_url",
+    "--approach": "proxy.approach",
+    "--model": "proxy.base_model",
+    "--workers": "proxy.workers",
+    "--threads": "proxy.threads",
+    "--request-timeout": "proxy.request_timeout",
+    "--optillm-api-key": "proxy.key",
+    "--optillm-api-key-file": "proxy.key",
+    "--upstream-api-key-file": "upstream.key",
+    "--proxy-config": "upstream",
+}
+
+
+def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
+    for name in variables:
+        if SECRET_NAME.search(name):
+            raise ValueError(
+                f"{name} looks like a secret: say where it lives, as upstream.key does"
+            )
+    return variables
+
+
+def _no_settings(flags: tuple[str, ...]) -> tuple[str, ...]:
+    for flag in flags:
+        setting = FLAGS.get(flag.partition("=")[0].replace("_", "-"))
+        if setting is not None:
+            raise ValueError(f"{flag.partition('=')[0]} is {setting} in this file")
+    return flags
+
+
+class _Declared(Section):
+    """The text below a member is its description: in the JSON schema, and in docs/settings.md."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class KeyPlace(_Declared):
     """Where a secret lives: a file of its own, or a variable in a file of variables."""
 
     file: AbsolutePath | None = None
+    """A file with nothing but the secret."""
     env_file: AbsolutePath | None = None
+    """A file of variables, as systemd reads it."""
     name: Word | None = None
+    """The variable in `env_file`."""
 
     @model_validator(mode="after")
     def _one_place(self) -> KeyPlace:
@@ -72,66 +130,100 @@ class KeyPlace(Section):
         return self
 
 
-class Service(Section):
+class Service(_Declared):
     """The unit and whom it runs as."""
 
     name: UnitName = "optillm-proxy"
+    """The unit's name without its ending; also that of its folder in /etc."""
     user: UserName = "optillm"
+    """Whom it runs as, in system scope; made where there is none."""
     scope: Literal["system", "user"] = "system"
-    #: ``torch`` leaves out what breaks or slows inference in the service's own process.
+    """Whose systemd runs it: the machine's, or your own."""
     profile: Literal["strict", "torch"] = "strict"
+    """The hardening. `torch` leaves out what breaks or slows inference in the same process."""
+    environment: Annotated[dict[VariableName, Text], AfterValidator(_no_secrets)] = Field(
+        default_factory=dict
+    )
+    """More variables for the service; none of them a secret."""
 
 
-class Proxy(Section):
-    """What ``optictl serve`` is started with."""
+class Proxy(_Declared):
+    """What `optictl serve` is started with."""
 
     host: Word = DEFAULT_HOST
+    """The address to listen on."""
     port: Port = DEFAULT_PORT
+    """The TCP port to listen on."""
     allow_external: Flag = False
+    """Permit an address that is not loopback."""
     approach: Word = "proxy"
+    """The approach or pipeline of requests that name none; `proxy` lets requests choose."""
     base_model: Word
+    """The model of requests that name none; the warmup asks it."""
     workers: Annotated[Count, Field(le=64)] = 1
+    """Worker processes."""
     threads: Annotated[Whole, Field(ge=2, le=8192)] = 512
+    """Requests that a worker can hold at once."""
     request_timeout: Number = 600.0
+    """Seconds that a request may take; a stop waits as long for those in flight."""
     warmup_timeout: Number = 60.0
-    #: The key that clients must send.
+    """Seconds that a start may take to its first answer."""
     key: KeyPlace | None = None
+    """The key that clients must send."""
+    flags: Annotated[tuple[Word, ...], AfterValidator(_no_settings)] = ()
+    """More of the flags of `optictl serve`, a word each."""
 
 
-class Upstream(Section):
+class Upstream(_Declared):
     """The LiteLLM that base names are sent to."""
 
     base_url: Url = "http://127.0.0.1:4000/v1"
+    """Its /v1 URL."""
     key: KeyPlace | None = None
+    """The key that it asks for."""
 
 
-class Gateway(Section):
+class Gateway(_Declared):
     """The LiteLLM in front of us: its files, and how it is restarted."""
 
     router: AbsolutePath | None = None
+    """Its `router.yaml`."""
     env_file: AbsolutePath | None = None
+    """The file of variables that it is started with."""
     handles: AbsolutePath | None = None
+    """The registry of handles, `handles.jsonl`."""
     base_url: Url = "http://127.0.0.1:4000/v1"
+    """Its /v1 URL."""
     master_key: KeyPlace | None = None
+    """Its master key."""
     restart: tuple[Word, ...] = ("systemctl", "restart", "litellm.service")
+    """The command that restarts it, a word each."""
     mode: Literal["block", "include"] = "block"
+    """Our models as a marked block in `router`, or as a file that it includes."""
 
 
-class Routing(Section):
+class Routing(_Declared):
     """Whether every base handle goes through us, and how we then call what is behind it."""
 
     mode: Literal["off", "on"] = "off"
+    """`on`: every base handle is sent through us."""
     prefix: Word = "router-"
+    """What stands before a base model's name where we call it."""
 
 
-class Neighbour(Section):
+class Neighbour(_Declared):
     """A service on the same way: asked whether it answers."""
 
     name: Word
+    """What it is called in messages."""
     url: Url | None = None
-    #: ``PORT`` on this machine, or ``HOST:PORT``.
+    """Where it answers; or `port`."""
     port: Annotated[Text, Field(pattern=r"^([^\s:/]+:|\[[0-9a-fA-F:]+\]:)?\d{1,5}$")] | None = None
+    """`PORT` on this machine, or `HOST:PORT`: that something listens there is enough."""
     expect: Annotated[Whole, Field(ge=100, le=599)] = 200
+    """The HTTP status with which `url` answers."""
+    unit: Word | None = None
+    """Its unit, where it is one of `restart_order`: after a restart its answer is waited for."""
 
     @model_validator(mode="after")
     def _one_address(self) -> Neighbour:
@@ -140,20 +232,22 @@ class Neighbour(Section):
         return self
 
 
-class Site(Section):
+class Site(_Declared):
     """The whole file."""
 
     version: Literal[1] = 1
+    """The form of the file."""
     service: Service = Service()
     proxy: Proxy
     upstream: Upstream = Upstream()
     gateway: Gateway | None = None
-    #: The registry of ensembles.
     ensembles: AbsolutePath | None = None
+    """The registry of ensembles."""
     routing: Routing = Routing()
     neighbours: tuple[Neighbour, ...] = ()
-    #: Units in the order in which ``restart-all.sh`` restarts them.
+    """Services on the same way, asked by `optictl check`."""
     restart_order: tuple[Word, ...] = ()
+    """Units in the order in which `optictl restart --all` restarts them."""
 
 
 SECTIONS: Sections = {
@@ -218,7 +312,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; write it with: optictl init") from None
+        raise NotInitialised(f"{path} does not exist; write it with: optictl init") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
 
@@ -262,7 +356,13 @@ def _overrides(environ: Mapping[str, str], sets: Sequence[str]) -> Iterator[tupl
 #: Members that hold others, and so cannot be given as one text.
 _CONTAINERS = frozenset(
     ".".join(section) for section in SECTIONS if section and "*" not in section
-) | {"neighbours", "restart_order", "gateway.restart"}
+) | {
+    "neighbours",
+    "restart_order",
+    "gateway.restart",
+    "proxy.flags",
+    "service.environment",
+}
 
 
 def _put(tree: dict[str, Any], name: str, text: str, origin: str) -> None:

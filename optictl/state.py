@@ -37,6 +37,10 @@ class Records:
         return self.folder / "state.json"
 
     @property
+    def settled(self) -> Path:
+        return self.folder / "settled.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -54,6 +58,8 @@ class Written:
     sensitive: bool = False
     unit: bool = False
     effect: Effect = "restart"
+    #: Someone else wrote it, and has handed it over: it may be replaced, but is not ours to remove.
+    adopted: bool = False
 
     @classmethod
     def of(cls, artifact: Artifact) -> Written:

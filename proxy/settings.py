@@ -121,6 +121,8 @@ class Settings:
     loop_stuck_after: float = 20.0
     #: Tells this service from others on a request's way (`proxy.hops`).
     instance: str = "optillm"
+    #: Told at ``/health/ready``.
+    version: str = ""
 
     @property
     def drain(self) -> float:

@@ -211,7 +211,7 @@ def test_the_bench_in_json_and_in_part(
 
 def test_every_group_can_be_chosen() -> None:
     assert list(bench.GROUPS) == [
-        "start", "passthrough", "first-token", "rounds", "in-flight", "hang-up", "pool",
+        "start", "commands", "passthrough", "first-token", "rounds", "in-flight", "hang-up", "pool",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         bench.main(["--only", "nope"])

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from optictl.console import data, emit_json, enveloped
-from optictl.options import DEFAULT_CONFIG, AsJson, ConfigPath, Sets, SystemdVersion
+from optictl.console import data, emit_json, say
+from optictl.exit_status import Exit
+from optictl.options import (
+    AsJson,
+    ConfigPath,
+    Force,
+    Root,
+    Sets,
+    SystemdVersion,
+    UserScope,
+    open_machine,
+)
 from optictl.result import Result
-
-#: The exit status of ``--detailed-exitcode`` where there is something to do.
-_DIFFERS = 2
 
 
 def plan(
@@ -21,44 +27,53 @@ def plan(
         bool,
         typer.Option("--detailed-exitcode", help="Exit with 2 where there is something to do."),
     ] = False,
-    root: Annotated[
-        Path, typer.Option(help="The tree to compare with: a staged one, or the machine's.")
-    ] = Path("/"),
-    config: ConfigPath = DEFAULT_CONFIG,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save it for: optictl apply FILE")
+    ] = None,
+    root: Root = Path("/"),
+    config: ConfigPath = None,
+    user: UserScope = False,
     sets: Sets = None,
     systemd: SystemdVersion = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what is on disk against what the site asks for; nothing is changed.
 
     A unified diff for each file, and a line that sums up. Secrets are not
-    shown. Files that were edited since optictl wrote them are marked.
+    shown. Files that others have written are named: installing refuses them.
 
     \b
     Examples:
       optictl plan
       optictl plan --set proxy.workers=2 --detailed-exitcode
+      optictl plan --out /root/next.plan && optictl apply /root/next.plan
     """
-    # Imported here: `optictl --help` needs no templates.
-    from optictl.apply import observe
-    from optictl.desired import desired
-    from optictl.plan import plan as compare
-    from optictl.site import load
-    from optictl.state import State
-    from optictl.system import RealSystem
+    # Imported here: `optictl --help` needs no pydantic.
+    from optictl.saved_plan import SavedPlan
 
-    with enveloped("plan", as_json=as_json):
-        site = load(config, os.environ, sets or ()).site
-        wanted = desired(site, systemd=systemd)
-        system = RealSystem(root)
-        state = State.load(system, wanted.places.records)
-        actual = observe(system, wanted.artifacts, state)
-        found = compare(wanted.artifacts, actual, state, service=wanted.places.service.name)
-    exit_code = _DIFFERS if detailed_exitcode and found.pending else 0
+    machine = open_machine(config, sets, user=user, root=root, systemd=systemd)
+    found = machine.plan(force=force)
+    if out is not None:
+        SavedPlan(
+            config=machine.loaded.path,
+            sets=(*(["service.scope=user"] if user else []), *(sets or ())),
+            systemd=systemd,
+            root=root.absolute(),
+            force=force,
+            fingerprint=found.fingerprint,
+            summary=found.summary(),
+        ).write(out)
+    differs = detailed_exitcode and found.pending
+    exit_code = Exit.USAGE if differs else Exit.OK
     if as_json:
         emit_json(Result("plan", found.as_json(), exit_code))
     else:
         for change in found.pending:
             data(change.diff())
+        for path in found.of_others:
+            say(f"written by someone else: {path}")
         data(found.summary())
+        if out is not None:
+            say(f"saved; carry it out with: optictl apply {out}")
     raise typer.Exit(exit_code)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optictl.console import data, emit_json, enveloped, say
+from optictl.console import data, emit_json, say
 from optictl.errors import UsageError
-from optictl.options import DEFAULT_CONFIG, AsJson, ConfigPath, Sets, SystemdVersion
+from optictl.options import AsJson, ConfigPath, Sets, SystemdVersion, UserScope, open_machine
 from optictl.result import Result
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ def render(
         Path | None,
         typer.Option(help="Write the files into this folder instead, as they would lie below /."),
     ] = None,
-    config: ConfigPath = DEFAULT_CONFIG,
+    config: ConfigPath = None,
+    user: UserScope = False,
     sets: Sets = None,
     systemd: SystemdVersion = None,
     as_json: AsJson = False,
@@ -42,18 +42,15 @@ def render(
       optictl render --set service.profile=torch --json
     """
     # Imported here: `optictl --help` needs no templates.
-    from optictl.desired import desired
-    from optictl.site import load
     from optictl.system import RealSystem
 
-    with enveloped("render", as_json=as_json):
-        wanted = desired(load(config, os.environ, sets or ()).site, systemd=systemd).artifacts
-        chosen = [each for each in wanted if name in ("", each.path.name)]
-        if not chosen:
-            known = ", ".join(each.path.name for each in wanted)
-            raise UsageError(f"{name} is none of the site's files: {known}")
-        if output is not None:
-            _write(chosen, RealSystem(output.absolute()))
+    wanted = open_machine(config, sets, user=user, systemd=systemd).artifacts
+    chosen = [each for each in wanted if name in ("", each.path.name)]
+    if not chosen:
+        known = ", ".join(each.path.name for each in wanted)
+        raise UsageError(f"{name} is none of the site's files: {known}")
+    if output is not None:
+        _write(chosen, RealSystem(output.absolute()))
     if as_json:
         emit_json(Result("render", [_described(each) for each in chosen]))
     elif output is not None:

@@ -32,6 +32,21 @@ def load(path: Path, environ: Mapping[str, str], strategies: Collection[str]) ->
     order of the file. Warns where everybody can read a key in it.
     """
     text, mode = _read(path)
+    pool, holds_key = loads(text, path, environ, strategies)
+    if mode & stat.S_IROTH and holds_key:
+        _log.warning(
+            "%s holds a key and everybody can read it (mode %04o); run: chmod 600 %s",
+            path,
+            stat.S_IMODE(mode),
+            path,
+        )
+    return pool
+
+
+def loads(
+    text: str, path: Path, environ: Mapping[str, str], strategies: Collection[str]
+) -> tuple[PoolConfig, bool]:
+    """The same from a text that need not be at ``path`` yet; and whether it holds a key."""
     document = parse(text, path)
     unresolved: list[Problem] = []
     tree = _resolved(document.value, (), environ, unresolved)
@@ -42,14 +57,7 @@ def load(path: Path, environ: Mapping[str, str], strategies: Collection[str]) ->
     found = unresolved + [problem for problem in found if problem.where not in places]
     if file is None or found:
         raise ConfigError(report(path, document, found))
-    if mode & stat.S_IROTH and _holds_key(document, file):
-        _log.warning(
-            "%s holds a key and everybody can read it (mode %04o); run: chmod 600 %s",
-            path,
-            stat.S_IMODE(mode),
-            path,
-        )
-    return _pool(file, path, environ)
+    return _pool(file, path, environ), _holds_key(document, file)
 
 
 def _read(path: Path) -> tuple[str, int]:

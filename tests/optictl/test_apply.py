@@ -44,7 +44,12 @@ NEW = [
 def planned(system: System, artifacts: list[Artifact], *, force: bool = False) -> Plan:
     state = State.load(system, PLACES)
     return plan(
-        artifacts, observe(system, artifacts, state), state, service="x.service", force=force
+        artifacts,
+        observe(system, artifacts, state),
+        state,
+        service="x.service",
+        socket="x.socket",
+        force=force,
     )
 
 
@@ -125,6 +130,12 @@ def snapshot(system: System) -> dict[Path, tuple[bytes, int] | None]:
     return {path: file and (file.content, file.mode) for path, file in found.items()}
 
 
+def installed() -> FakeSystem:
+    system = FakeSystem()
+    install(system, OLD)
+    return system
+
+
 def over_existing() -> FakeSystem:
     system = FakeSystem()
     system.put(CONFIG, b"someone's\n", 0o640)
@@ -139,7 +150,7 @@ def over_nothing() -> FakeSystem:
 
 
 def do_install(system: System) -> None:
-    install(system, NEW)
+    install(system, NEW, force=True)
 
 
 def do_rollback(system: System) -> None:
@@ -147,7 +158,7 @@ def do_rollback(system: System) -> None:
 
 
 def do_uninstall(system: System) -> None:
-    uninstall(system, PLACES, service="x.service")
+    uninstall(system, PLACES, service="x.service", socket="x.socket")
 
 
 @pytest.mark.parametrize(
@@ -200,14 +211,14 @@ def test_death_while_recovering_loses_nothing() -> None:
     whole = over_existing()
     old = snapshot(whole)
     whole.fuse = DiesAt()
-    install(whole, NEW)
+    do_install(whole)
     # Where the state has been written, but the run is not ended.
     late = whole.fuse.steps - 2
     for k in range(1, 200):
         system = over_existing()
         system.fuse = DiesAt(late)
         with pytest.raises(Died):
-            install(system, NEW)
+            do_install(system)
         system.fuse = DiesAt(k)
         try:
             recover(system, PLACES)
@@ -261,11 +272,11 @@ def test_death_at_any_step_on_a_real_disk(tmp_path: Path) -> None:
 def test_what_is_written_by_hand_after_a_crash_stays() -> None:
     whole = over_existing()
     whole.fuse = DiesAt()
-    install(whole, NEW)
+    do_install(whole)
     system = over_existing()
     system.fuse = DiesAt(whole.fuse.steps - 2)
     with pytest.raises(Died):
-        install(system, NEW)
+        do_install(system)
     system.fuse = DiesAt()
     system.put(UNIT, b"mine\n")
     said = recover(system, PLACES)
@@ -351,7 +362,7 @@ def test_records_that_cannot_be_read_stop_a_run(record: bytes, said: str) -> Non
 
 
 def test_an_edit_by_hand_is_overwritten_only_when_forced() -> None:
-    system = over_existing()
+    system = installed()
     system.put(UNIT, b"mine\n")
     with pytest.raises(HandEdited, match=str(UNIT)):
         install(system, NEW)
@@ -363,17 +374,29 @@ def test_an_edit_by_hand_is_overwritten_only_when_forced() -> None:
 
 
 def test_an_edit_by_hand_survives_rollback_and_uninstall_unless_forced() -> None:
-    system = over_existing()
+    system = installed()
     install(system, NEW)
     system.put(UNIT, b"mine\n")
     before = dict(system.files)
     with pytest.raises(HandEdited, match=str(UNIT)):
         rollback(system, PLACES)
     with pytest.raises(HandEdited, match=str(UNIT)):
-        uninstall(system, PLACES, service="x.service")
+        uninstall(system, PLACES, service="x.service", socket="x.socket")
     assert system.files == before
     rollback(system, PLACES, force=True)
     assert content(system, UNIT) == b"old unit\n"
+
+
+def test_a_file_of_someone_elses_is_overwritten_only_when_forced() -> None:
+    system = over_existing()
+    before = dict(system.files)
+    with pytest.raises(HandEdited, match=rf"not written by optictl: {CONFIG};.* --force"):
+        install(system, NEW)
+    assert system.files == before
+    install(system, NEW, force=True)
+    assert content(system, CONFIG) == b"providers: []\n"
+    rollback(system, PLACES)
+    assert system.read(CONFIG) == before[CONFIG]
 
 
 # Going back.
@@ -425,7 +448,7 @@ def test_uninstall_can_be_taken_back(tmp_path: Path) -> None:
     system = real(tmp_path)
     install(system, OLD)
     before = snapshot(system)
-    uninstall(system, PLACES, service="x.service")
+    uninstall(system, PLACES, service="x.service", socket="x.socket")
     assert not (tmp_path / "etc/x").exists()
     assert (tmp_path / "etc/systemd/system").is_dir()
     rollback(system, PLACES)
@@ -438,21 +461,21 @@ def test_purge_leaves_nothing(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     install(system, OLD)
     install(system, NEW)
-    uninstall(system, PLACES, service="x.service", purge=True)
+    uninstall(system, PLACES, service="x.service", socket="x.socket", purge=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_purge_that_dies_is_finished_by_the_next() -> None:
     whole = over_existing()
     whole.fuse = DiesAt()
-    uninstall(whole, PLACES, service="x.service", purge=True)
+    uninstall(whole, PLACES, service="x.service", socket="x.socket", purge=True)
     for k in range(1, whole.fuse.steps + 1):
         system = over_existing()
         system.fuse = DiesAt(k)
         with pytest.raises(Died):
-            uninstall(system, PLACES, service="x.service", purge=True)
+            uninstall(system, PLACES, service="x.service", socket="x.socket", purge=True)
         system.fuse = DiesAt()
-        uninstall(system, PLACES, service="x.service", purge=True)
+        uninstall(system, PLACES, service="x.service", socket="x.socket", purge=True)
         assert set(system.files) == {CONFIG}, k
         assert system.folders == whole.folders, k
 
@@ -478,7 +501,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path: Path) -> N
 
 
 def test_a_check_for_drift_names_the_first_file_that_differs() -> None:
-    system = over_existing()
+    system = installed()
     install(ErrorOnWriteSystem(system, PLACES.folder), OLD)
     with pytest.raises(Drifted, match=str(UNIT)):
         install(ErrorOnWriteSystem(system, PLACES.folder), NEW)

@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 
 from optictl.approaches import Span, approach_row, approach_rows
 from optictl.cli import build
-from optictl.errors import UsageError
 from proxy.approach import Range, Shape, approach, entry_of
 from proxy.registry import Registry, discover
 
@@ -115,16 +114,18 @@ def test_the_json_of_one() -> None:
 
 def test_a_slug_that_is_mistyped() -> None:
     result = approaches("mao")
-    assert isinstance(result.exception, UsageError)
-    assert "Did you mean 'moa'?" in str(result.exception)
+    assert result.exit_code == 2
     assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("optictl: ")
+    assert "Did you mean 'moa'?" in line
 
 
 def test_a_slug_that_is_not_built_yet() -> None:
     slug = min(discover().reserved)
     result = approaches(slug)
-    assert isinstance(result.exception, UsageError)
-    assert f"'{slug}' is reserved but not built yet" in str(result.exception)
+    assert result.exit_code == 2
+    assert f"'{slug}' is reserved but not built yet" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from optictl.system import Found
 
 UNIT = Artifact(Path("/u/x.service"), b"[Service]\nUser=x\n", unit=True)
 ENV = Artifact(Path("/e/env"), b"KEY=sk-new\n", 0o600, "x", "x", sensitive=True)
+SOCKET = Artifact(Path("/u/x.socket"), b"[Socket]\n", effect="rebind", unit=True)
 WARMUP = Artifact(Path("/e/warmup.json"), b"{}", effect="none")
 CONFIG = Artifact(Path("/e/proxy.yaml"), b"providers: []\n", effect="reload")
 
@@ -34,7 +35,7 @@ def planned(
     state = State({artifact.path: Written.of(artifact) for artifact in written or []})
     paths = [*(artifact.path for artifact in artifacts), *state.files]
     there = {path: (actual or {}).get(path) for path in paths}
-    return plan(artifacts, there, state, service="x.service", force=force)
+    return plan(artifacts, there, state, service="x.service", socket="x.socket", force=force)
 
 
 def test_files_that_are_as_they_shall_be_need_nothing() -> None:
@@ -59,6 +60,11 @@ def test_a_summary_counts_and_names_what_restarts() -> None:
     ("artifacts", "effects", "said"),
     [
         ([UNIT], Effects(daemon_reload=True, restart=True), "; restart: x.service"),
+        (
+            [SOCKET, CONFIG],
+            Effects(daemon_reload=True, rebind=True, restart=True),
+            "; restart: x.socket, x.service",
+        ),
         ([ENV], Effects(restart=True), "; restart: x.service"),
         ([CONFIG], Effects(reload=True), "; reload: x.service"),
         ([CONFIG, ENV], Effects(restart=True), "; restart: x.service"),
@@ -87,7 +93,7 @@ def test_a_file_that_is_gone_already_needs_no_removal() -> None:
 
 def test_a_diff_is_unified_and_says_the_mode() -> None:
     before = Found(b"[Service]\nUser=y\n", 0o600)
-    made = planned([UNIT], {UNIT.path: before})
+    made = planned([UNIT], {UNIT.path: before}, [UNIT])
     assert made.changes[0].diff() == (
         "/u/x.service: mode 0600 -> 0644\n"
         "--- a/u/x.service\n"
@@ -139,13 +145,21 @@ def test_an_owner_that_is_not_known_is_no_difference() -> None:
     assert planned([ENV], {ENV.path: Found(ENV.content, 0o600)}).pending == ()
 
 
+def test_what_someone_else_wrote_is_not_shown_since_a_key_may_be_in_it() -> None:
+    theirs = Found(b"[Service]\nExecStart=/opt/optillm --optillm-api-key sk-secret\n", 0o644)
+    (change,) = planned([UNIT], {UNIT.path: theirs}).changes
+    assert "sk-secret" not in change.diff()
+    assert "--- a/u/x.service (not written by optictl)\n" in change.diff()
+    assert "+User=x\n" in change.diff()
+
+
 def test_what_is_no_text_is_not_shown() -> None:
-    made = planned([UNIT], {UNIT.path: Found(b"\xff\xfe", 0o644)})
+    made = planned([UNIT], {UNIT.path: Found(b"\xff\xfe", 0o644)}, [UNIT])
     assert made.changes[0].diff().endswith("(binary, changed)\n")
 
 
 def test_ends_of_line_of_another_kind_are_content() -> None:
-    made = planned([UNIT], {UNIT.path: Found(b"[Service]\r\nUser=x\n", 0o644)})
+    made = planned([UNIT], {UNIT.path: Found(b"[Service]\r\nUser=x\n", 0o644)}, [UNIT])
     assert "-[Service]\r\n+[Service]\n" in made.changes[0].diff()
 
 
@@ -214,6 +228,7 @@ def test_a_plan_is_json() -> None:
                 "kind": "add",
                 "path": "/e/proxy.yaml",
                 "hand_edited": False,
+                "foreign": False,
                 "diff": "/e/proxy.yaml: mode 0644\n--- /dev/null\n+++ b/e/proxy.yaml\n"
                 "@@ -0,0 +1 @@\n+providers: []\n",
             }

@@ -82,7 +82,7 @@ def test_what_a_change_asks_for() -> None:
     files = rendered(site(environ=CLIENTS_KEY)).values()
     assert {each.path.name: each.effect for each in files} == {
         "optillm-proxy.service": "restart",
-        "optillm-proxy.socket": "restart",
+        "optillm-proxy.socket": "rebind",
         "env": "restart",  # systemd reads it at a start only, and the key as well
         "proxy.key": "restart",
         "proxy_config.yaml": "reload",
@@ -208,6 +208,27 @@ def test_the_warmup_watches_the_process_and_asks_on_this_machine(host: str, url:
     words = shlex.split(warmup)
     assert words[words.index("--url") + 1] == f"http://{url}:4020"
     assert words[words.index("--pid") + 1] == "$MAINPID"
+
+
+def test_the_warmup_reads_the_key_where_it_lies() -> None:
+    """As root: systemd 252 hides credentials from it, and the service's user may not read them."""
+    (warmup,) = unit(site())["ExecStartPost"]
+    assert warmup.startswith("+/usr/local/bin/optictl warmup ")
+    assert "--key-file /etc/optillm-proxy/clients.key" in warmup
+
+
+def test_without_a_key_the_warmup_runs_as_the_service() -> None:
+    bare = site().model_copy(update={"proxy": site().proxy.model_copy(update={"key": None})})
+    (warmup,) = unit(bare)["ExecStartPost"]
+    assert warmup.startswith("/usr/local/bin/optictl warmup ")
+    assert "--key-file" not in warmup
+
+
+def test_more_flags_and_variables_are_passed_on() -> None:
+    more = SITE.parent / "more_site.yaml"
+    declared = load(more, {}).site
+    assert unit(declared)["ExecStart"][0].endswith(" --log debug --best-of-n 5")
+    assert 'HF_HOME="/srv/hf %h"' in text(declared, "env").splitlines()
 
 
 def test_systemd_waits_longer_than_the_service() -> None:

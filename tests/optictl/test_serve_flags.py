@@ -162,7 +162,7 @@ class TestPeerFlags:
         self, run: Serve, taken: str, arguments: list[str], named: str
     ) -> None:
         said = run(*UPSTREAM, *arguments, "--port", taken)
-        assert said.startswith(f"optillm: no such {named} (")
+        assert said == f"optillm: no such {named}; see: optictl serve --help\n"
 
     @pytest.mark.parametrize(
         "arguments",

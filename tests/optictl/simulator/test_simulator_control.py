@@ -15,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from optictl.cli import build
 from optictl.commands.simulate import simulate
 from optictl.simulator import Behaviour, Simulator, SimulatorThread, distractor, gold
 
@@ -158,9 +159,10 @@ def test_the_command_says_its_url_and_runs_until_told_to_stop(
 def test_the_command_refuses_a_port_in_use() -> None:
     with SimulatorThread() as sim:
         port = sim.url.rsplit(":", 1)[1].removesuffix("/v1")
-        result = CliRunner().invoke(app(), ["--port", port])
+        result = CliRunner().invoke(build(), ["simulate", "--port", port])
     assert result.exit_code == 1
-    assert f"127.0.0.1:{port}" in result.output
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"optictl: cannot listen on 127.0.0.1:{port}: ")
 
 
 def test_the_help_shows_examples() -> None:
