@@ -1,0 +1,36 @@
+"""What an intruder could reach from inside the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from optictl import systemd
+from optictl.box import Box, CannotTell
+from optictl.checking import Finding, check, ok, warn
+
+#: systemd's own measure, from 0 (nothing) to 10 (all), of the unit of each profile.
+_MOST = {"strict": 1.2, "torch": 1.4}
+
+
+@check(group="service")
+def exposure(box: Box) -> Finding:
+    """The unit leaves open no more than its profile should (systemd-analyze security).
+
+    `strict` fits a service that runs no model itself. Of `torch` PyTorch needs what it leaves out.
+    """
+    machine = box.machine
+    if box.manager.scope == "user":
+        raise CannotTell("a user's own systemd may not confine a service further")
+    path = machine.places.service
+    [unit] = [each for each in machine.artifacts if each.path == path]
+    with TemporaryDirectory(prefix="optictl-") as folder:
+        # Under its own name: systemd-analyze goes by that.
+        file = Path(folder, path.name)
+        file.write_bytes(unit.content)
+        level = systemd.exposure(file, box.run)
+    profile = machine.site.service.profile
+    if level > _MOST[profile]:
+        said = f"{level} of 10, and the profile {profile} has at most {_MOST[profile]}"
+        return warn(said, f"systemd-analyze security {path.name}")
+    return ok(f"{level} of 10 (profile {profile})")
