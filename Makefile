@@ -24,7 +24,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system lint format bench bench-peer requirements clean
+.PHONY: help setup demo test test-system lint format bench bench-peer docs requirements clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -74,6 +74,9 @@ bench: $(READY)  ## Print the figures of docs/benchmarks.md
 
 bench-peer: $(READY) $(OPTILLM)/.ready  ## The same loads on OptiLLM 0.3.12 and on us (QUICK=1: a short run)
 	@$(BIN)/python -m benchmarks.peer --optillm $(OPTILLM)/bin/optillm $(if $(QUICK),--quick)
+
+docs: $(READY)  ## Write the reference pages of docs/ anew, from the program
+	@$(BIN)/python -m tools.reference
 
 requirements:  ## Pin everything again (needs uv)
 	@for name in base dev; do \
