@@ -44,18 +44,20 @@ def adopt_files(machine: Machine, secrets: Sequence[Secret]) -> Adopted:
             found = system.read(artifact.path)
             if found is None:
                 continue
-            if artifact.path in files:
+            sha256 = digest(found.content)
+            before = files.get(artifact.path)
+            if before is not None and not (before.adopted and before.sha256 != sha256):
                 already.append(artifact.path)
                 continue
             files[artifact.path] = replace(
                 Written.of(artifact),
-                sha256=digest(found.content),
+                sha256=sha256,
                 mode=found.mode,
                 sensitive=artifact.sensitive
                 or any(each.reveal().encode() in found.content for each in secrets),
                 adopted=True,
             )
-        new = tuple(path for path in files if path not in state.files)
+        new = tuple(path for path in files if files[path] != state.files.get(path))
         if new:
             replace(state, files=files).save(system, records)
     return Adopted(new, tuple(already))

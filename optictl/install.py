@@ -109,9 +109,13 @@ def remove(machine: Machine, *, purge: bool, force: bool = False, tell: Tell) ->
     with system.lock(records.lock):
         for line in recover(system, records):
             tell(line)
-        machine.removal(force=force).refuse_hand_edits()
+        plan = machine.removal(force=force)
+        plan.refuse_hand_edits()
+        written = plan.state.files.get(machine.places.service)
+        # A service that someone else has written goes on, with their unit.
+        ours = written is not None and not written.adopted
         before = None
-        if manager is not None:
+        if manager is not None and ours:
             before = Standing.of(manager, machine.service, machine.socket)
             take_down(manager, before, tell)
         # Its mark goes with the files: what comes next tells systemd everything.
@@ -127,8 +131,7 @@ def remove(machine: Machine, *, purge: bool, force: bool = False, tell: Tell) ->
         if manager is not None and before is not None:
             forget(manager, before, tell)
     left = _purge(machine) if purge else ()
-    already = not applied.changed and (before is None or not before.service.known)
-    return Done(applied, already, left)
+    return Done(applied, already=not applied.changed and not ours, left=left)
 
 
 class _Installation:

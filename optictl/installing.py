@@ -78,10 +78,12 @@ def run(
         }
         errors = [{"code": "check_failed", "message": message}] if failed else []
         emit_json(Result(command, found, exit_code, errors))
-    elif failed:
-        say(message)
     else:
-        say(_verdict(machine, already=done.already, dry_run=dry_run))
+        for each in proof:
+            if each.finding.status in ("warn", "fail"):
+                say(f"{each.finding.status}: {each.check.name}: {each.finding.saw}")
+                say(f"  fix: {each.finding.fix}")
+        say(message if failed else _verdict(machine, already=done.already, dry_run=dry_run))
     raise typer.Exit(exit_code)
 
 

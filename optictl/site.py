@@ -293,9 +293,27 @@ def load(path: Path, environ: Mapping[str, str], sets: Sequence[str] = ()) -> Lo
     return Loaded(site, path, origins)
 
 
+#: What pydantic calls a limit that stands behind a validator, and what JSON Schema does.
+_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
+
+
+def json_schema(model: type[Section] = Site) -> dict[str, Any]:
+    """The JSON schema of the file, or of one of its sections."""
+    found: dict[str, Any] = _renamed(model.model_json_schema())
+    return found
+
+
 def settings_of(site: Site) -> Iterator[tuple[str, Any]]:
     """Every value of a site by its dotted name, in JSON types. None of them is a secret."""
     yield from _flat(site.model_dump(mode="json"), ())
+
+
+def _renamed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_renamed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {_LIMITS.get(key, key): _renamed(value) for key, value in schema.items()}
 
 
 def _flat(value: Any, where: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

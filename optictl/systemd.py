@@ -225,6 +225,11 @@ def verify(units: Sequence[Path], scope: Scope, run: Run = run) -> list[str]:
     return []
 
 
+def lingers(user: str) -> bool:
+    """Whether the user's own systemd runs without a login: ``loginctl enable-linger``."""
+    return Path("/var/lib/systemd/linger", user).exists()
+
+
 def exposure(unit: Path, run: Run = run) -> float:
     """How much of the machine a unit file leaves open, from 0 (nothing) to 10 (all)."""
     said = run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)])

@@ -21,7 +21,7 @@ from optictl.errors import OptictlError
 from optictl.exit_status import Exit
 from optictl.places import Places
 from optictl.render import Facts, reached_at, render
-from optictl.site import SECTIONS, KeyPlace, load
+from optictl.site import SECTIONS, KeyPlace, json_schema, load
 from proxy.settings import Secret
 
 ROOT = Path(__file__).parent.parent
@@ -161,7 +161,7 @@ def _settings() -> Iterator[str]:
 
 
 def _setting_rows(model: Any) -> Iterator[tuple[str, str, str, str]]:
-    schema = model.model_json_schema()
+    schema = json_schema(model)
     for name, field in schema["properties"].items():
         default = field.get("default")
         shown = "" if default is None or default in ([], {}) else f"`{_yaml(default)}`"
@@ -198,9 +198,9 @@ def _kind(field: Mapping[str, Any]) -> str:
         "object": "mapping",
         "string": {"uri": "URL", "path": "absolute path"}.get(field.get("format", ""), "text"),
     }[field["type"]]
-    if "ge" in field:
-        most = f"to {field['le']}" if "le" in field else "or more"
-        return f"{kind}, {field['ge']} {most}"
+    if "minimum" in field:
+        most = f"to {field['maximum']}" if "maximum" in field else "or more"
+        return f"{kind}, {field['minimum']} {most}"
     return kind
 
 

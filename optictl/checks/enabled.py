@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+
 from optictl.box import Box
 from optictl.checking import Finding, check, ok, skipped, warn
+from optictl.systemd import lingers
 
 
 @check(group="service", pace="fast")
@@ -19,7 +22,7 @@ def enabled(box: Box) -> Finding:
         return skipped("not installed: see the check active")
     missing = [unit.name for unit in units if not unit.enabled]
     if not missing:
-        return ok("the units start with the machine")
+        return _without_login(box) or ok("the units start with the machine")
 
     def enable() -> str:
         manager.enable(*missing)
@@ -28,3 +31,9 @@ def enabled(box: Box) -> Finding:
     of = " --user" if manager.scope == "user" else ""
     said = f"not enabled: {', '.join(missing)}"
     return warn(said, f"systemctl{of} enable {' '.join(missing)}", enable)
+
+
+def _without_login(box: Box) -> Finding | None:
+    if box.manager.scope == "system" or lingers(user := getpass.getuser()):
+        return None
+    return warn("it stops when you log out", f"loginctl enable-linger {user}")

@@ -24,9 +24,9 @@ def schema(as_json: AsJson = False) -> None:
     # Imported here, as below: `optictl --help` needs no pydantic.
     import orjson
 
-    from optictl.site import Site
+    from optictl.site import json_schema
 
-    found = Site.model_json_schema()
+    found = json_schema()
     if as_json:
         emit_json(Result("config schema", found))
     else:

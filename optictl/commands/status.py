@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from optictl.standing import Health
 
 
+#: What a circuit breaker's state means to a reader.
+_CIRCUITS = {"closed": "in use", "open": "left alone", "half-open": "tried again"}
+
+
 def status(
     config: ConfigPath = None,
     user: UserScope = False,
@@ -67,5 +71,6 @@ def _health(health: Health | None) -> list[str]:
     lines = [f"last reload: {health.reload}"] if health.reload else []
     for provider in health.providers:
         reason = f": {provider['reason']}" if provider.get("reason") else ""
-        lines.append(f"provider {provider.get('name')}: {provider.get('state')}{reason}")
+        state = _CIRCUITS.get(str(provider.get("state")), "unknown")
+        lines.append(f"provider {provider.get('name')}: {state}{reason}")
     return lines

@@ -88,6 +88,17 @@ class TestEnabled:
     def test_what_is_not_installed_is_another_checks_matter(self, make_box: MakeBox) -> None:
         assert found("enabled", make_box(units=())).status == "skipped"
 
+    def test_a_service_of_a_user_ends_with_the_login(
+        self, make_box: MakeBox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("optictl.checks.enabled.lingers", lambda user: user == "somebody")
+        monkeypatch.setenv("LOGNAME", "ada")
+        manager = FakeManager(SERVICE, SOCKET, scope="user")
+        finding = found("enabled", make_box(manager=manager))
+        assert (finding.status, finding.fix) == ("warn", "loginctl enable-linger ada")
+        monkeypatch.setenv("LOGNAME", "somebody")
+        assert found("enabled", make_box(manager=manager)).status == "ok"
+
 
 class TestRestarts:
     def test_never(self, make_box: MakeBox) -> None:

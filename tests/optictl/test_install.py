@@ -334,9 +334,20 @@ class TestUninstall:
         by_hand = b"[Service]\nExecStart=/opt/optillm\n"
         bench.disk.put(SERVICE, by_hand)
         adopt_files(bench.machine(), [])
+        theirs = Unit(SERVICE.name, load="loaded", active="active", file_state="enabled")
+        bench.manager.units[SERVICE.name] = theirs
         done = remove(bench.machine(), purge=True, tell=bench.told.append)
         assert bench.contents() == {SERVICE: by_hand}
         assert done.already
+        assert bench.manager.changes == []
+
+    def test_what_was_adopted_and_then_edited_can_be_adopted_again(self, bench: Bench) -> None:
+        bench.disk.put(SERVICE, b"[Service]\nExecStart=/opt/optillm\n")
+        adopt_files(bench.machine(), [])
+        assert adopt_files(bench.machine(), []).already == (SERVICE,)
+        bench.disk.put(SERVICE, b"[Service]\nExecStart=/srv/optillm\n")
+        assert adopt_files(bench.machine(), []).files == (SERVICE,)
+        bench.install()
 
     def test_what_was_adopted_and_replaced_is(self, bench: Bench) -> None:
         bench.disk.put(SERVICE, b"[Service]\nExecStart=/opt/optillm\n")

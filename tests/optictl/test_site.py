@@ -200,5 +200,7 @@ class TestCommand:
         schema = json.loads(self.run("schema").stdout)
         assert schema["additionalProperties"] is False
         assert set(schema["properties"]) == set(Site.model_fields)
+        port = schema["$defs"]["Proxy"]["properties"]["port"]
+        assert (port["minimum"], port["maximum"]) == (1, 65535)
         for model in set(SECTIONS.values()) - {Site}:
             assert set(schema["$defs"][model.__name__]["properties"]) == set(model.model_fields)

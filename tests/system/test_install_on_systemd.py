@@ -84,12 +84,12 @@ def answered(lab: Lab, *arguments: str) -> Any:
 
 
 def ask(lab: Lab, content: str = "What is 17 * 23?") -> str:
-    """The HTTP status of a chat."""
+    """The HTTP status of a chat; 000 where nobody listens."""
     body = json.dumps({"model": "sim", "messages": [{"role": "user", "content": content}]})
     return lab.run(
         "curl", "--silent", "--max-time", "30", "--output", "/dev/null",
         "--write-out", "%{http_code}", "--header", f"Authorization: Bearer {KEY}",
-        "--data", body, f"{URL}/v1/chat/completions",
+        "--data", body, f"{URL}/v1/chat/completions", check=False,
     )  # fmt: skip
 
 
@@ -144,6 +144,137 @@ def test_verify_says_drift_and_install_mends_it(installed: Lab) -> None:
     assert "--force" in refused.stderr
     assert optictl(installed, "install", "--yes", "--force").returncode == 0
     assert optictl(installed, "verify").returncode == 0
+
+
+def test_a_file_of_the_wrong_owner_is_drift_and_is_given_back(installed: Lab) -> None:
+    env = "/etc/optillm-proxy/env"
+    installed.run("chown", "optillm", env)
+    drifted = optictl(installed, "plan")
+    assert f"{env}: owner optillm -> root" in drifted.stdout
+    assert optictl(installed, "install", "--yes").returncode == 0
+    assert installed.run("stat", "--format", "%U %a", env) == "root 600"
+
+
+def test_two_installations_at_once_leave_one_whole_state(declared: Lab) -> None:
+    both = [
+        declared.start(
+            "/usr/local/bin/optictl", "install", "--yes", "--set", f"proxy.workers={workers}"
+        )
+        for workers in (1, 2)
+    ]
+    statuses = []
+    for each in both:
+        each.communicate(timeout=120)
+        statuses.append(each.returncode)
+    assert set(statuses) <= {0, 11}
+    assert 0 in statuses
+    workers = 2 if "--workers 2" in declared.show(SERVICE, "ExecStart") else 1
+    assert optictl(declared, "verify", "--set", f"proxy.workers={workers}").returncode == 0
+    assert ask(declared) == "200"
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_left(declared: Lab) -> None:
+    serve = (str(Path(sys.executable).resolve()), "-m", "http.server", "--bind", "127.0.0.1")
+    declared.run("systemd-run", "--quiet", "--unit=squatter", *serve, "4020")
+    try:
+        time.sleep(1)
+        failed = optictl(declared, "install", "--yes")
+        assert failed.returncode == 14
+        assert "Address already in use" in failed.stderr
+        assert declared.run("ls", "/etc/optillm-proxy") == "optictl.yaml"
+        found = answered(declared, "check", "port")["data"]["checks"][0]
+        assert found["status"] == "fail"
+        assert "squatter" in found["saw"] or "python" in found["saw"]
+    finally:
+        declared.run("systemctl", "stop", "squatter")
+
+
+def test_at_a_terminal_it_asks(declared: Lab) -> None:
+    """`script` makes a terminal of a pipe."""
+    asks = "script --quiet --return --command '/usr/local/bin/optictl install' /dev/null"
+    no = declared.script("run", "sh", "-c", f"echo n | {asks}")
+    assert "Install this? [y/N]" in no.stdout
+    assert "nothing was done" in no.stdout
+    assert no.returncode == 1
+    assert declared.show(SERVICE, "LoadState") == "not-found"
+    yes = declared.script("run", "sh", "-c", f"echo y | {asks}")
+    assert yes.returncode == 0, yes.stdout
+    assert declared.show(SERVICE, "ActiveState") == "active"
+
+
+def test_a_hand_written_service_is_adopted_replaced_and_brought_back(machine: Lab) -> None:
+    by_hand = f"""\
+[Service]
+EnvironmentFile=/etc/optillm-proxy/env
+ExecStart=/usr/local/bin/optictl serve --host 127.0.0.1 --port 4020 \\
+  --base-url http://127.0.0.1:4000/v1 --approach proxy --model sim --best-of-n 5 \\
+  --optillm-api-key {KEY}
+[Install]
+WantedBy=multi-user.target
+"""
+    machine.write(f"/etc/systemd/system/{SERVICE}", by_hand)
+    machine.write("/etc/optillm-proxy/env", f"OPENAI_API_KEY={MASTER}\n", "600")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "enable", "--quiet", "--now", SERVICE)
+    try:
+        assert optictl(machine, "adopt", "--yes").returncode == 0
+        unit = machine.run("cat", f"/etc/systemd/system/{SERVICE}")
+        assert unit == by_hand.strip()
+        shown = optictl(machine, "plan")
+        assert shown.returncode == 0
+        done = optictl(machine, "install", "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "--best-of-n 5" in machine.show(SERVICE, "ExecStart")
+        assert KEY not in machine.show(SERVICE, "ExecStart")
+        assert ask(machine) == "200"
+        back = optictl(machine, "rollback", "--yes")
+        assert back.returncode == 0, back.stderr
+        assert machine.run("cat", f"/etc/systemd/system/{SERVICE}") == by_hand.strip()
+        assert machine.show(SERVICE, "ActiveState") == "active"
+        assert machine.show(SERVICE, "UnitFileState") == "enabled"
+        assert machine.show(SOCKET, "LoadState") == "not-found"
+        end = time.monotonic() + 20
+        while ask(machine) != "200" and time.monotonic() < end:
+            time.sleep(0.2)
+        assert ask(machine) == "200"
+    finally:
+        machine.run("systemctl", "disable", "--quiet", "--now", SERVICE, check=False)
+        machine.run("rm", "-rf", f"/etc/systemd/system/{SERVICE}", "/var/lib/optictl")
+        machine.run("rm", "-rf", "/etc/optillm-proxy")
+        machine.run("mkdir", "-p", "/etc/optillm-proxy")
+        machine.run("systemctl", "daemon-reload")
+
+
+def test_the_operators_scripts_see_and_restart_the_whole_way(installed: Lab) -> None:
+    scripts = Path(__file__).parents[2] / "platform/ops/scripts"
+    site = (
+        f"{DECLARED}neighbours:\n"
+        "  - {name: litellm, url: 'http://127.0.0.1:4000/sim/calls', unit: litellm.service}\n"
+        "  - {name: searxng, port: '8888'}\n"
+        "restart_order: [litellm.service, optillm-proxy.service]\n"
+    )
+    installed.write(SITE, site)
+    installed.write("/etc/systemd/system/litellm.service", (
+        "[Service]\nExecStart=/usr/local/bin/optictl simulate --port 4000 --latency 0.3 "
+        "--api-key-file /etc/upstream.key\n"
+    ))  # fmt: skip
+    installed.run("systemctl", "stop", "litellm")
+    installed.run("systemctl", "daemon-reload")
+    installed.run("systemctl", "start", "litellm")
+    assert optictl(installed, "install", "--yes").returncode == 0
+
+    ill = installed.script("run", f"{scripts}/healthcheck.sh")
+    assert ill.returncode == 1
+    assert "searxng" in ill.stdout
+
+    installed.write(SITE, site.replace("  - {name: searxng, port: '8888'}\n", ""))
+    before = installed.show(SERVICE, "MainPID"), installed.show("litellm.service", "MainPID")
+    restarted = installed.script("run", f"{scripts}/restart-all.sh")
+    assert restarted.returncode == 0, restarted.stdout + restarted.stderr
+    assert "all is well" in restarted.stderr
+    after = installed.show(SERVICE, "MainPID"), installed.show("litellm.service", "MainPID")
+    assert not set(before) & set(after)
+    assert ask(installed) == "200"
 
 
 def test_a_killed_master_is_restarted(installed: Lab) -> None:
@@ -301,7 +432,7 @@ def test_two_at_once_one_is_told_whom_it_waits_for(installed: Lab) -> None:
         assert refused.returncode == 11
         assert "process" in refused.stderr
     finally:
-        installed.run("pkill", "-f", "fcntl.flock", check=False)
+        installed.run("sh", "-c", f"kill $(cat {lock})")
         holder.communicate(timeout=30)
 
 
