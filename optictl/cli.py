@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from typing import Annotated
@@ -67,5 +68,14 @@ def _program(
             "--version", help="Print the version.", is_eager=True, callback=_print_version
         ),
     ] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, help="Say what is run and asked; twice: all of it."
+        ),
+    ] = 0,
 ) -> None:
     """Inference-time compute for ordinary models: run the proxy, look into it, try it."""
+    if verbose:
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        logging.basicConfig(level=level, format="%(name)s: %(message)s")

@@ -41,7 +41,7 @@ def desired(site: Site, *, systemd: int | None = None, root: Path = Path("/")) -
         python=Path(sys.base_prefix).resolve(),
     )
     places = Places.of(site, home=facts.home)
-    return Desired(tuple(render(site, facts, _secrets(site, root), places)), places)
+    return Desired(tuple(render(site, facts, secrets_of(site, root), places)), places)
 
 
 def home_of(site: Site) -> Path:
@@ -59,7 +59,8 @@ def home_of_user(name: str) -> Path:
         return Path("/home") / name
 
 
-def _secrets(site: Site, root: Path) -> Mapping[str, Secret]:
+def secrets_of(site: Site, root: Path = Path("/")) -> Mapping[str, Secret]:
+    """The secrets that rendering asks for, by their settings' names."""
     secrets = {}
     if site.upstream.key is not None:
         secrets["upstream.key"] = read_key(site.upstream.key, root)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
+from optictl import systemd
 from optictl.apply import observe
 from optictl.artifact import Artifact
 from optictl.desired import desired, home_of
@@ -13,7 +15,7 @@ from optictl.plan import Plan, plan
 from optictl.site import Loaded, Site
 from optictl.state import Records, State
 from optictl.system import System
-from optictl.systemd import Manager
+from optictl.systemd import Manager, Run
 
 
 class Machine:
@@ -85,6 +87,22 @@ class Machine:
     def removal(self, *, force: bool = False) -> Plan:
         """From what is on disk now to nothing of ours."""
         return self._plan((), force)
+
+    def exposure(self, run: Run = systemd.run) -> float:
+        """What systemd thinks of the rendered service: from 0 (closed) to 10 (open)."""
+        path = self.places.service
+        [unit] = [each for each in self.artifacts if each.path == path]
+        with tempfile.TemporaryDirectory(prefix="optictl-") as folder:
+            # Under its own name: systemd-analyze goes by that.
+            file = Path(folder, path.name)
+            file.write_bytes(unit.content)
+            return systemd.exposure(file, run)
+
+    def exposure_after(self, plan: Plan) -> float | None:
+        """The same where ``plan`` writes that unit, and a systemd runs it that could confine it."""
+        written = any(change.path == self.places.service for change in plan.pending)
+        confined = self.manager is not None and self.manager.scope == "system"
+        return self.exposure() if written and confined else None
 
     def _plan(self, artifacts: tuple[Artifact, ...], force: bool) -> Plan:
         state = State.load(self.system, self.records)

@@ -89,7 +89,7 @@ def _artifacts(
         variables.append(env_line("OPENAI_API_KEY", secrets["upstream.key"].reveal()))
     # systemd reads this file and the key anew only at a start.
     yield artifact(places.env, texts.of("env.j2", variables=variables), "restart", secret=True)
-    if _key_file(site, places) == places.proxy_key:
+    if proxy_key_file(site, places) == places.proxy_key:
         key = secrets["proxy.key"].reveal()
         yield artifact(places.proxy_key, f"{key}\n", "restart", secret=True)
     yield artifact(places.proxy_config, texts.of("proxy_config.yaml.j2"), "reload")
@@ -115,7 +115,7 @@ class _Texts:
             json=lambda value: json.dumps(value, ensure_ascii=False),
         )
         proxy, system = site.proxy, site.service.scope == "system"
-        key_file = _key_file(site, places)
+        key_file = proxy_key_file(site, places)
         self._known = {
             "site": site,
             "facts": facts,
@@ -123,7 +123,7 @@ class _Texts:
             "system": system,
             "strict": site.service.profile == "strict",
             "key_file": key_file,
-            "serve": _serve(site, facts, places),
+            "serve": serve_words(site, facts, places),
             "warmup": [
                 *(str(facts.optictl), "warmup", "--url", reached_at(proxy)),
                 *("--body", str(places.warmup), "--timeout", _number(proxy.warmup_timeout)),
@@ -143,7 +143,7 @@ class _Texts:
         return self._environment.get_template(template).render(self._known, **more)
 
 
-def _key_file(site: Site, places: Places) -> Path | None:
+def proxy_key_file(site: Site, places: Places) -> Path | None:
     """The file that systemd hands the clients' key over from."""
     key = site.proxy.key
     if key is None:
@@ -151,7 +151,7 @@ def _key_file(site: Site, places: Places) -> Path | None:
     return places.proxy_key if key.file is None else Path(key.file)
 
 
-def _serve(site: Site, facts: Facts, places: Places) -> list[str]:
+def serve_words(site: Site, facts: Facts, places: Places) -> list[str]:
     """The command line, with nothing left to defaults or to the environment."""
     proxy = site.proxy
     return [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Literal, NoReturn, Protocol
 
 from optictl.errors import SystemdFailed, UnitFailed
+
+_log = logging.getLogger("optictl.systemd")
 
 #: Runs a command and gives what it has written to stdout. None: it ends when it ends.
 Run = Callable[[Sequence[str]], str]
@@ -183,6 +187,7 @@ def run(command: Sequence[str], *, timeout: float | None = 60.0) -> str:
     if "--user" in command:
         # Where `sudo -u` or a timer has not set it.
         environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    _log.info("%s", shlex.join(command))
     try:
         ended = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=timeout, env=environ

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
-from optictl import systemd
 from optictl.box import Box, CannotTell
 from optictl.checking import Finding, check, ok, warn
 
@@ -22,15 +18,9 @@ def exposure(box: Box) -> Finding:
     machine = box.machine
     if box.manager.scope == "user":
         raise CannotTell("a user's own systemd may not confine a service further")
-    path = machine.places.service
-    [unit] = [each for each in machine.artifacts if each.path == path]
-    with TemporaryDirectory(prefix="optictl-") as folder:
-        # Under its own name: systemd-analyze goes by that.
-        file = Path(folder, path.name)
-        file.write_bytes(unit.content)
-        level = systemd.exposure(file, box.run)
+    level = machine.exposure(box.run)
     profile = machine.site.service.profile
     if level > _MOST[profile]:
         said = f"{level} of 10, and the profile {profile} has at most {_MOST[profile]}"
-        return warn(said, f"systemd-analyze security {path.name}")
+        return warn(said, f"systemd-analyze security {machine.service}")
     return ok(f"{level} of 10 (profile {profile})")

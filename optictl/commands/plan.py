@@ -64,16 +64,19 @@ def plan(
             fingerprint=found.fingerprint,
             summary=found.summary(),
         ).write(out)
+    exposed = machine.exposure_after(found)
     differs = detailed_exitcode and found.pending
     exit_code = Exit.USAGE if differs else Exit.OK
     if as_json:
-        emit_json(Result("plan", found.as_json(), exit_code))
+        emit_json(Result("plan", {**found.as_json(), "exposure": exposed}, exit_code))
     else:
         for change in found.pending:
             data(change.diff())
         for path in found.of_others:
             say(f"written by someone else: {path}")
         data(found.summary())
+        if exposed is not None:
+            say(f"exposure of {machine.service}: {exposed} of 10 (systemd-analyze security)")
         if out is not None:
             say(f"saved; carry it out with: optictl apply {out}")
     raise typer.Exit(exit_code)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import free_port
@@ -124,3 +126,20 @@ def test_optillm_is_serve(
         optillm()
     assert ended.value.code in (0, None)
     assert "optictl" in "".join(capsys.readouterr())
+
+
+def test_verbose_says_which_commands_are_run(tmp_path: Path) -> None:
+    (tmp_path / "optictl.yaml").write_text("proxy: {base_model: qwen3}\n")
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho systemd 252\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    command = [sys.executable, "-c", "from optictl.cli import main; main()", "-v", "plan"]
+    staged = ["--config", str(tmp_path / "optictl.yaml"), "--root", str(tmp_path / "root")]
+    shown = subprocess.run(
+        [*command, *staged],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert "optictl.systemd: systemctl --version" in shown.stderr.splitlines()
+    assert "optictl.systemd" not in shown.stdout
