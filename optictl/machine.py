@@ -12,7 +12,8 @@ from optictl.artifact import Artifact
 from optictl.desired import desired, home_of
 from optictl.places import Places
 from optictl.plan import Plan, plan
-from optictl.site import Loaded, Site
+from optictl.site import Site
+from optictl.site_loading import Loaded
 from optictl.state import Records, State
 from optictl.system import System
 from optictl.systemd import Manager, Run

@@ -74,7 +74,7 @@ def open_machine(
     """
     # Imported here: `optictl --help` needs no pydantic.
     from optictl.machine import Machine
-    from optictl.site import load
+    from optictl.site_loading import load
     from optictl.system import RealSystem
     from optictl.systemd import Systemd
 

@@ -21,7 +21,8 @@ from optictl.errors import OptictlError
 from optictl.exit_status import Exit
 from optictl.places import Places
 from optictl.render import Facts, reached_at, render
-from optictl.site import SECTIONS, KeyPlace, json_schema, load
+from optictl.site import SECTIONS, KeyPlace, json_schema
+from optictl.site_loading import load
 from proxy.settings import Secret
 
 ROOT = Path(__file__).parent.parent

@@ -35,8 +35,8 @@ def adopt(
     from optictl.installing import confirm
     from optictl.machine import Machine
     from optictl.render import FLOOR
-    from optictl.site import load
     from optictl.site_file import look, write_site
+    from optictl.site_loading import load
     from optictl.system import RealSystem
 
     at = root.absolute()

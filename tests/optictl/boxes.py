@@ -14,7 +14,7 @@ from optictl.box import Box
 from optictl.checking import Checked, chosen, discover, run_checks
 from optictl.fake_system import FakeSystem
 from optictl.machine import Machine
-from optictl.site import load
+from optictl.site_loading import load
 from optictl.systemd import Unit
 
 PID = 4242

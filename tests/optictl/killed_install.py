@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optictl.install import install_site
 from optictl.machine import Machine
-from optictl.site import load
+from optictl.site_loading import load
 from optictl.system import RealSystem, temporary
 
 _KILLED = 9

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from optictl.cli import build
 from optictl.detect import Detected
 from optictl.places import Places
-from optictl.site import SECTIONS, Site, load, settings_of
+from optictl.site import SECTIONS, Site, settings_of
 from optictl.site_file import look, site_text
+from optictl.site_loading import load
 from optictl.system import RealSystem
 from optictl.takeover import Setting, accepted
 

@@ -16,7 +16,7 @@ from optictl.install import Done, Proposal, install_site, remove, roll_back
 from optictl.installing import would
 from optictl.machine import Machine
 from optictl.plan import Effects
-from optictl.site import load
+from optictl.site_loading import load
 from optictl.systemd import Unit
 
 UNITS = Path("/etc/systemd/system")

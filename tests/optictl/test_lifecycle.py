@@ -16,7 +16,7 @@ from optictl.cli import build
 from optictl.errors import NeedsRoot, NotRunning, UnitFailed, UnknownUnit
 from optictl.lifecycle import log_entries, require_root
 from optictl.machine import Machine
-from optictl.site import load
+from optictl.site_loading import load
 from optictl.system import RealSystem
 from optictl.systemd import Unit
 

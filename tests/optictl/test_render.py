@@ -16,7 +16,8 @@ from optictl.artifact import Artifact
 from optictl.errors import OptictlError
 from optictl.places import Places
 from optictl.render import FLOOR, Facts, render
-from optictl.site import Site, load
+from optictl.site import Site
+from optictl.site_loading import load
 from proxy.settings import Secret
 from proxy.upstream.config_file import load as load_pool
 from proxy.upstream.routing import strategies

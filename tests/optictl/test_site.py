@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from optictl.cli import build
 from optictl.errors import NotInitialised
-from optictl.site import SECTIONS, Site, load, settings_of
+from optictl.site import SECTIONS, Site, settings_of
+from optictl.site_loading import load
 from proxy.errors import ConfigError
 
 LEAST = "proxy:\n  base_model: qwen3\n"

@@ -16,7 +16,7 @@ from optictl.cli import build
 from optictl.errors import UnknownUnit
 from optictl.exit_status import Exit
 from optictl.machine import Machine
-from optictl.site import load
+from optictl.site_loading import load
 from optictl.standing import Standing, standing
 from optictl.system import RealSystem
 from optictl.systemd import Unit

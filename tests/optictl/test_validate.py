@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from optictl.cli import build
 from optictl.machine import Machine
-from optictl.site import load
+from optictl.site_loading import load
 from optictl.system import RealSystem
 from optictl.systemd import Scope
 from optictl.validating import Valid, validate_files, validate_site

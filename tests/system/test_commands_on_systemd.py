@@ -13,7 +13,7 @@ from lab import Lab, lab
 
 from optictl.places import Places
 from optictl.render import FLOOR, Facts, render
-from optictl.site import load
+from optictl.site_loading import load
 from proxy.settings import Secret
 
 __all__ = ["lab"]  # a fixture, used by name
