@@ -22,8 +22,8 @@ def apply(
 
     \b
     Examples:
-      optictl plan --out /root/next.plan
-      sudo optictl apply /root/next.plan
+      optictl plan --out next.plan
+      sudo optictl apply next.plan
     """
     # Imported here: `optictl --help` needs no pydantic.
     from optictl import installing

@@ -47,7 +47,7 @@ def plan(
     Examples:
       optictl plan
       optictl plan --set proxy.workers=2 --detailed-exitcode
-      optictl plan --out /root/next.plan && optictl apply /root/next.plan
+      optictl plan --out next.plan && optictl apply next.plan
     """
     # Imported here: `optictl --help` needs no pydantic.
     from optictl.saved_plan import SavedPlan
