@@ -103,7 +103,7 @@ def test_status_of_a_running_service(running: Lab) -> None:
     assert shown.returncode == 0
     lines = shown.stdout.splitlines()
     assert lines[0].startswith(f"{NAME} is running: ready; serving on 127.0.0.1:4020: 1 worker")
-    assert "provider litellm: closed" in lines
+    assert "provider litellm: in use" in lines
     assert json.loads(optictl(running, "status", "--json").stdout)["data"]["health"]["ready"]
 
 

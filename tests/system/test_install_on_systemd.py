@@ -246,7 +246,8 @@ WantedBy=multi-user.target
 
 
 def test_the_operators_scripts_see_and_restart_the_whole_way(installed: Lab) -> None:
-    scripts = Path(__file__).parents[2] / "platform/ops/scripts"
+    scripts = "/opt/scripts"
+    installed.push(Path(__file__).parents[2] / "platform/ops/scripts", scripts)
     site = (
         f"{DECLARED}neighbours:\n"
         "  - {name: litellm, url: 'http://127.0.0.1:4000/sim/calls', unit: litellm.service}\n"
