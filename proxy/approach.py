@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from proxy.ensembles import ROLES, Role
 from proxy.errors import BadRequest
 
 Kind = Literal["approach", "transform", "tool"]
@@ -94,6 +95,7 @@ class Mark:
     aliases: Mapping[str, str]
     handles: frozenset[Feature]
     use: str
+    roles: Callable[[Options], Sequence[Role]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,10 @@ class Entry:
     def shape(self, values: Mapping[str, Any]) -> Shape:
         return self.mark.shape(Options({**self.defaults, **values}))
 
+    def roles(self, values: Mapping[str, Any]) -> Sequence[Role]:
+        """The roles that it asks members of an ensemble for, in its order."""
+        return self.mark.roles(Options({**self.defaults, **values}))
+
     @property
     def defaults(self) -> dict[str, Any]:
         return {name: option.default for name, option in self.options.items()}
@@ -185,13 +191,15 @@ def approach(
     aliases: Mapping[str, str] | None = None,
     handles: frozenset[Feature] | set[Feature] = frozenset({"parts", "formats"}),
     use: str = "",
+    roles: Callable[[Any], Sequence[Role]] = lambda _: ROLES,
 ) -> Callable[[_F], _F]:
     """Mark ``async def f(chat, llm, *, options) -> Reply``.
 
     ``aliases`` maps a peer's option names to ours, ``handles`` names what the algorithm treats
-    honestly (anything else falls back to ``none``), ``use`` says when to choose it.
+    honestly (anything else falls back to ``none``), ``use`` says when to choose it, ``roles`` whom
+    of an ensemble it asks, in its order.
     """
-    return _marker(slug, "approach", shape, paper, aliases, handles, use)
+    return _marker(slug, "approach", shape, paper, aliases, handles, use, roles)
 
 
 def transform(
@@ -202,9 +210,10 @@ def transform(
     aliases: Mapping[str, str] | None = None,
     handles: frozenset[Feature] | set[Feature] = frozenset({"tools", "parts", "formats"}),
     use: str = "",
+    roles: Callable[[Any], Sequence[Role]] = lambda _: (),
 ) -> Callable[[_F], _F]:
     """Mark ``async def f(chat, llm, *, options) -> tuple[Chat, Filter | None]``."""
-    return _marker(slug, "transform", shape, paper, aliases, handles, use)
+    return _marker(slug, "transform", shape, paper, aliases, handles, use, roles)
 
 
 def _marker(
@@ -215,8 +224,9 @@ def _marker(
     aliases: Mapping[str, str] | None,
     handles: frozenset[Feature] | set[Feature],
     use: str,
+    roles: Callable[[Any], Sequence[Role]],
 ) -> Callable[[_F], _F]:
-    mark = Mark(slug, kind, paper, shape, dict(aliases or {}), frozenset(handles), use)
+    mark = Mark(slug, kind, paper, shape, dict(aliases or {}), frozenset(handles), use, roles)
 
     def decorate(function: _F) -> _F:
         function.__approach__ = mark  # type: ignore[attr-defined]

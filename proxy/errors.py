@@ -12,6 +12,7 @@
     ├── Overloaded                  503  overloaded
     ├── ShuttingDown                503  shutting_down
     ├── DeadlineExceeded            504  deadline_exceeded
+    ├── TooFewMembers               502  too_few_members, or 503
     └── UpstreamError               502  upstream_error
         ├── UpstreamRejected        the upstream's own 400, 413 or 422
         │   └── ChoicesRefused      400  an upstream that gives one choice a call
@@ -169,6 +170,30 @@ class UpstreamError(ProxyError):
     status = 502
     code = "upstream_error"
     type = "upstream_error"
+
+
+class TooFewMembers(ProxyError):
+    """Fewer of an ensemble's proposers than it needs could be asked.
+
+    503 where all of the ``lost``, errors by model, may be there again in a moment.
+    """
+
+    status = 502
+    code = "too_few_members"
+    type = "upstream_error"
+
+    def __init__(self, lost: Mapping[str, UpstreamError], there: int, needed: int) -> None:
+        why = "; ".join(f"'{model}': {error.message}" for model, error in lost.items())
+        super().__init__(
+            f"{there} of the ensemble's proposers could be asked, {needed} are needed. {why}"
+        )
+        self._temporary = all(error.http_status() in (429, 503) for error in lost.values())
+        if self._temporary:
+            waits = (error.retry_after or error.usual_retry_after for error in lost.values())
+            self.retry_after = max(filter(None, waits), default=1.0)
+
+    def http_status(self) -> int:
+        return 503 if self._temporary else self.status
 
 
 class UpstreamRejected(UpstreamError):

@@ -13,10 +13,11 @@ from collections.abc import (
     Coroutine,
     Hashable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ from proxy.chat import Chat, Filter, Message, Reply, filtered
 from proxy.ensembles import Member, Role
 from proxy.errors import EmptyReply, UpstreamError
 from proxy.pipeline import Leaf, compile_branch
-from proxy.run import calls
+from proxy.run import bodies, calls
+from proxy.run.bodies import DRAFT, SHAPE_PARAMS
 from proxy.run.fan import Fan, speculating
 from proxy.run.outlet import Through
 from proxy.run.scope import Scope
@@ -34,6 +36,7 @@ from proxy.upstream.port import Call, Json
 __all__ = [
     "DRAFT",
     "LLM",
+    "SHAPE_PARAMS",
     "Delta",
     "Fan",
     "Range",
@@ -44,23 +47,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-#: What shapes the text that the client sees. Never sent on helper calls.
-SHAPE_PARAMS = frozenset({
-    "audio", "function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens",
-    "modalities", "parallel_tool_calls", "prediction", "response_format", "stop", "tool_choice",
-    "tools", "top_logprobs", "verbosity",
-})  # fmt: skip
-#: Who asks, not what is asked: sent on every call.
-_IDENTITY_PARAMS = frozenset({"user", "safety_identifier", "service_tier"})
-#: For samples that are material for another stage, not the answer: none of the client's shape.
-DRAFT: Mapping[str, Any] = dict.fromkeys(sorted(SHAPE_PARAMS))
-#: Samples at the client's temperature 0 would all be the same one (arXiv:2203.11171 uses 0.5–0.7).
-_DIVERSE = 0.7
-#: Keeps the seeds of one choice's samples apart from the next choice's.
-_SEED_STRIDE = 1000
-#: Seeds are 64-bit integers: behind the largest come the smallest.
-_SEEDS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +76,12 @@ class LLM:
 
         Raises `EmptyReply` where nothing was said.
         """
-        member = self._member("helper")
-        body = self._helper_body(member, messages, params)
-        return _said(await self._complete(member, body, self._role or "helper"))
+
+        async def asked(member: Member) -> Reply:
+            body = bodies.helper(self._scope.run.params, member, messages, params)
+            return _said(await self._complete(member, body, self._role or "helper"))
+
+        return await self._by_whoever_is_there("helper", asked)
 
     async def answer(
         self, messages: Sequence[Message], *, nth: int | None = None, **params: Any
@@ -102,9 +91,15 @@ class LLM:
         ``nth`` says that it is one of several: it sends ``seed + nth``, goes to the nth proposer
         and never runs at the client's temperature 0. Raises `EmptyReply` where nothing was said.
         """
-        member = self._member("proposer", nth=nth or 0)
-        body = self._candidate_body(member, messages, params, nth)
-        return _said(await self._complete(member, body, self._role or "proposer"))
+
+        async def asked(member: Member) -> Reply:
+            body = self._candidate(member, messages, params, nth)
+            return _said(await self._complete(member, body, self._role or "proposer"))
+
+        if nth is None:
+            return await self._by_whoever_is_there("proposer", asked)
+        with self._attendance():
+            return await asked(self._member("proposer", nth=nth))
 
     def sample(
         self,
@@ -150,10 +145,16 @@ class LLM:
         ``through`` rewrites its text, in the stream and in JSON alike.
         """
         self._check_may_answer("final()")
-        member = self._member("aggregator")
-        body = self._candidate_body(member, messages, params, None)
-        role = self._role or "final"
         self._scope.answer.final = True
+
+        async def asked(member: Member) -> Reply:
+            body = self._candidate(member, messages, params, None)
+            return await self._final(member, body, through)
+
+        return await self._by_whoever_is_there("aggregator", asked)
+
+    async def _final(self, member: Member, body: Json, through: Filter | None) -> Reply:
+        role = self._role or "final"
         if not self._scope.outlet.live:
             reply = await self._complete(member, body, role)
             self._refuse_nothing(reply)
@@ -166,6 +167,7 @@ class LLM:
             async for choice in incoming:
                 delta = _without_role(choice.get("delta") or {})
                 if any(delta.values()) or choice.get("logprobs"):
+                    self._scope.answer.begun = True
                     await outlet.delta(delta, choice.get("logprobs"))
             reply = incoming.reply
         self._refuse_nothing(reply)
@@ -195,10 +197,11 @@ class LLM:
         Leaving the block early closes the connection: the upstream stops generating.
         """
         member = self._member("proposer", nth=nth or 0)
-        body = self._candidate_body(member, messages, params, nth)
+        body = self._candidate(member, messages, params, nth)
         call = self._call(member, body)
-        async with calls.stream(self._scope.run, call, self._role or "proposer") as incoming:
-            yield Stream(incoming)
+        with self._attendance():
+            async with calls.stream(self._scope.run, call, self._role or "proposer") as incoming:
+                yield Stream(incoming)
 
     async def emit(self, text: str) -> None:
         """Content for the client, in order, ahead of what the approach returns."""
@@ -257,6 +260,16 @@ class LLM:
         """Whether two normalised answers are the same expression; False where nobody can tell."""
         return await self._scope.run.services.calculator.equivalent(a, b) is True
 
+    def weight(self, reply: Reply) -> float:
+        """Of the vote that ``reply`` casts: that of the proposer who wrote it."""
+        proposers = self._scope.run.team.members_for("proposer")
+        return next((m.weight for m in proposers if m.model == reply.model), 1.0)
+
+    @property
+    def heaviest(self) -> float:
+        """The most that one vote can weigh."""
+        return max(m.weight for m in self._scope.run.team.members_for("proposer"))
+
     def time_for(self, rounds: int) -> bool:
         """Whether so many more calls of the usual length fit in front of the deadline."""
         usual = self._scope.run.ledger.usual_duration()
@@ -265,11 +278,41 @@ class LLM:
     @property
     def _one_call_for_all(self) -> bool:
         """Whether several samples can be had as one call's choices."""
-        proposers = self._scope.run.team.members_for(self._role or "proposer")
-        return len(proposers) == 1 and self._scope.run.upstream.native_n(proposers[0].model)
+        alone = len(self._scope.run.team.members_for(self._role or "proposer")) == 1
+        return alone and self._scope.run.upstream.native_n(self._member("proposer").model)
 
     def _member(self, role: Role, nth: int = 0) -> Member:
-        return self._scope.run.team.member(self._role or role, nth=nth, not_model=self._not_model)
+        run = self._scope.run
+        return run.team.member(
+            self._role or role, nth=nth, not_model=self._not_model, missing=run.attendance.missing
+        )
+
+    async def _by_whoever_is_there(
+        self, role: Role, asked: Callable[[Member], Awaitable[Reply]]
+    ) -> Reply:
+        """What ``asked`` gets from the member for ``role``, or from who stands in next for it."""
+        missing = self._scope.run.attendance.missing
+        while True:
+            member = self._member(role)
+            proposes = (self._role or role) == "proposer"
+            try:
+                with self._attendance() if proposes else nullcontext():
+                    return await asked(member)
+            except UpstreamError:
+                begun = self._scope.answer.begun
+                if begun or member.model not in missing or self._member(role).model in missing:
+                    raise
+
+    @contextmanager
+    def _attendance(self) -> Iterator[None]:
+        """Raise `TooFewMembers` where a failed call leaves an ensemble with too few proposers."""
+        run = self._scope.run
+        try:
+            yield
+        except UpstreamError:
+            if run.team.mixed:
+                run.attendance.check(run.team, run.ledger.under_way)
+            raise
 
     async def _complete(self, member: Member, body: Json, role: str) -> Reply:
         replies = await calls.complete(self._scope.run, self._call(member, body), role)
@@ -280,39 +323,15 @@ class LLM:
         ours = (name for name, value in body.items() if client.get(name) != value)
         return self._scope.run.call(member.model, body, frozenset(ours))
 
-    def _helper_body(
-        self, member: Member, messages: Sequence[Message], params: Mapping[str, Any]
-    ) -> Json:
-        client = self._scope.run.params
-        identity = {name: client[name] for name in _IDENTITY_PARAMS if name in client}
-        members = {n: v for n, v in member.params.items() if n not in SHAPE_PARAMS}
-        return self._body(messages, {**identity, **members}, params)
-
-    def _candidate_body(
+    def _candidate(
         self,
         member: Member,
         messages: Sequence[Message],
         params: Mapping[str, Any],
         nth: int | None,
     ) -> Json:
-        client = _over(self._scope.run.params, member.params)
-        if nth is not None and client.get("temperature") == 0:
-            client["temperature"] = _DIVERSE
-        offset = (nth or 0) + _SEED_STRIDE * self._scope.index
-        seed = client.get("seed")
-        if isinstance(seed, int) and offset:
-            seed += offset
-            client["seed"] = seed if seed < _SEEDS else seed % _SEEDS
-        return self._body(messages, client, params)
-
-    def _body(
-        self, messages: Sequence[Message], inherited: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> Json:
-        """Arguments win over what is inherited; an argument of None takes a member away."""
-        body = _over(inherited, given)
-        if "max_completion_tokens" in self._scope.run.params and "max_tokens" in body:
-            body["max_completion_tokens"] = body.pop("max_tokens")
-        return {"messages": list(messages), **{n: v for n, v in body.items() if v is not None}}
+        scope = self._scope
+        return bodies.candidate(scope.run.params, member, messages, params, nth, scope.index)
 
 
 class Stream:
@@ -352,10 +371,11 @@ class _NativeSample(Fan[Reply]):
         self, llm: LLM, messages: Sequence[Message], k: int, start: int, params: Mapping[str, Any]
     ) -> Reply:
         member = llm._member("proposer")
-        body = llm._candidate_body(member, messages, params, start)
+        body = llm._candidate(member, messages, params, start)
         role = llm._role or "proposer"
         call = llm._call(member, {**body, "n": k})
-        replies = await calls.complete(llm._scope.run, call, role, choices=k)
+        with llm._attendance():
+            replies = await calls.complete(llm._scope.run, call, role, choices=k)
         said = [reply for reply in replies[:k] if not reply.empty]
         for reply in said[1:]:
             self.add(_ready(reply))
@@ -374,17 +394,6 @@ def _said(reply: Reply) -> Reply:
             f"Model '{reply.model}' answered with nothing (finish_reason {reply.finish_reason!r})."
         )
     return reply
-
-
-def _over(inherited: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` before ``inherited``; a token limit has two names and displaces the other one."""
-    merged = {**inherited, **given}
-    if "max_completion_tokens" in given:
-        merged.pop("max_tokens", None)
-    elif "max_tokens" in given and "max_completion_tokens" in inherited:
-        # Models that want the newer name refuse the older one.
-        merged["max_completion_tokens"] = merged.pop("max_tokens")
-    return merged
 
 
 def _without_role(delta: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.approach import Entry, Feature, Shape
@@ -66,6 +66,10 @@ class Branch:
     @property
     def shape(self) -> Shape:
         return Shape(calls=1, rounds=1) if self.node is None else self.node.shape
+
+    def played(self, none: Entry) -> Branch:
+        """The same with a run of ``none`` where the request would go through untouched."""
+        return replace(self, node=self.node or Leaf(none, {}))
 
 
 def compile_branch(

@@ -100,6 +100,15 @@ def discover() -> Registry:
     return Registry(entry for module in _modules() for entry in entries_of(module))
 
 
+def slugs() -> frozenset[str]:
+    """All that may stand in a pipeline, built or not, without importing any of it.
+
+    A module is named like the approach in it. Whoever forks workers that are to load the code of
+    the day asks here, and not `discover`.
+    """
+    return frozenset(name.rpartition(".")[2] for name in _module_names()) | RESERVED | POOL_SLUGS
+
+
 def entries_of(module: ModuleType) -> Iterator[Entry]:
     """The marked functions that ``module`` itself defines."""
     functions: list[Callable[..., Any]] = [
@@ -114,7 +123,11 @@ def entries_of(module: ModuleType) -> Iterator[Entry]:
 
 
 def _modules() -> Iterator[ModuleType]:
+    return map(importlib.import_module, _module_names())
+
+
+def _module_names() -> Iterator[str]:
     for folder in ("approaches", "transforms", "tools"):
         package = importlib.import_module(f"proxy.{folder}")
         for info in pkgutil.iter_modules(package.__path__):
-            yield importlib.import_module(f"{package.__name__}.{info.name}")
+            yield f"{package.__name__}.{info.name}"

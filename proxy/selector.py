@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from proxy.approach import Entry
@@ -49,10 +50,14 @@ def select(
     default_approach: str = "auto",
     body_approach: str | None = None,
     tag: str | None = None,
+    base_model: str | None = None,
+    own: Mapping[str, str] = MappingProxyType({}),
 ) -> Selector:
-    """Read a model name; precedence is prefix, body, tag, server default.
+    """Read a model name; precedence is prefix, body, tag, the base's ``own``, server default.
 
     ``proxy`` names no approach, so whatever comes next in that order is heard behind it.
+    ``base_model`` takes the place of the base that the name has, ``own`` are the approaches of
+    those that have one: ensembles.
     ``known`` are the last good names of upstream models and ensembles. Raises `BadRequest` with
     the code unknown_approach, approach_not_built or invalid_selector.
     """
@@ -67,18 +72,16 @@ def select(
         chains, source = _pipeline(tag, registry, "messages"), "tag"
         pooled |= _names_pool(chains)
         _refuse_tools(chains, registry)
+    base = base_model or base or default_base
+    default_approach = own.get(base, default_approach)
     if not _names_approach(chains) and default_approach not in _BY_PREFIX:
         chains, source = _pipeline(default_approach, registry, "model"), "default"
+        pooled |= _names_pool(chains)
     branches = tuple(
         tuple(registry.checked(slug) for slug in chain if slug not in POOL_SLUGS)
         for chain in chains or ((),)
     )
-    return Selector(branches=branches, base=base or default_base, source=source, pooled=pooled)
-
-
-def with_base(selector: Selector, base: str) -> Selector:
-    """The same approaches on another base model."""
-    return replace(selector, base=base)
+    return Selector(branches=branches, base=base, source=source, pooled=pooled)
 
 
 def find_tag(messages: Sequence[dict[str, Any]]) -> tuple[str | None, Sequence[dict[str, Any]]]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from proxy.ensembles import Ensemble
     from proxy.upstream.config import PoolConfig
 
 #: Default port of the service, and the address of the operator's own machine.
@@ -114,6 +115,14 @@ class Settings:
     allow_prompt_tags: bool = False
     #: Besides Open WebUI's own: what marks a request as an auxiliary task.
     task_patterns: tuple[re.Pattern[str], ...] = ()
+    #: Names that are answered by several models.
+    ensembles: Mapping[str, Ensemble] = field(default_factory=dict)
+    #: What a handle's name stands for, by its `proxy.ensembles.handle_key`.
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    #: Answer every ensemble and every handle by ``none``.
+    degraded: bool = False
+    #: Names that a gateway keeps for its own routing: those in front of a model's are not listed.
+    internal_prefix: str = "router-"
     #: Tell about early stages as ``reasoning_content`` unless a request says otherwise.
     progress: bool = False
     log_level: str = "info"

@@ -92,7 +92,10 @@ class Problem:
 
 
 #: By pydantic's type of error: what is wanted, and how to write it.
-_WANTED = {
+Wanted = Mapping[str, tuple[str, str]]
+
+#: For YAML.
+WANTED: Wanted = {
     "string_type": ("text", "put it in quotes"),
     "int_type": ("a whole number", "write digits, without quotes"),
     "float_type": ("a number", "write digits, without quotes or a unit"),
@@ -111,21 +114,23 @@ _GIVEN = {
 }
 
 
-def problems(error: ValidationError, sections: Sections) -> Iterator[Problem]:
+def problems(
+    error: ValidationError, sections: Sections, wanted: Wanted = WANTED
+) -> Iterator[Problem]:
     """What a model has refused. No value is shown, since any may be a secret by mistake."""
     for found in error.errors(include_url=False):
         where = found["loc"]
         if found["type"] == "extra_forbidden":
             yield Problem(where, _unknown(where, sections), key=True)
         else:
-            said = _said(found["type"], found["input"], found.get("ctx", {}))
+            said = _said(found["type"], found["input"], found.get("ctx", {}), wanted)
             yield Problem(where, f"{_label(where)} {said or found['msg']}")
 
 
-def _said(kind: str, given: object, context: Mapping[str, Any]) -> str | None:
-    if kind in _WANTED:
-        wanted, hint = _WANTED[kind]
-        return f"must be {wanted}, not {_GIVEN.get(type(given), 'text')}; {hint}"
+def _said(kind: str, given: object, context: Mapping[str, Any], wanted: Wanted) -> str | None:
+    if kind in wanted:
+        what, hint = wanted[kind]
+        return f"must be {what}, not {_GIVEN.get(type(given), 'text')}; {hint}"
     match kind:
         case "missing":
             return "is missing; add it"

@@ -50,8 +50,8 @@ def plurality(keys: Iterable[K | None]) -> K | None:
     return tally.leader
 
 
-def decided(tally: Tally[K], remaining: int) -> bool:
-    """Whether the leader wins whatever `remaining` more ballots of weight at most 1 say.
+def decided(tally: Tally[K], remaining: float) -> bool:
+    """Whether the leader wins whatever is said by ballots that weigh `remaining` together.
 
     Curtailment loses nothing: stopping here gives the winner of the full vote, and as long as
     this is False some continuation elects another. A challenger needs to catch up and, where the

@@ -16,6 +16,7 @@ from optictl.console import data, emit_json, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
 from optictl.result import Result
 from optictl.upstream_flags import upstream
+from proxy.ensembles import aliases_of
 from proxy.errors import ConfigError
 from proxy.hops import instance_id
 from proxy.settings import (
@@ -32,6 +33,7 @@ from proxy.settings import (
 from proxy.upstream.config_search import find
 
 if TYPE_CHECKING:
+    from proxy.ensembles import Ensemble
     from proxy.upstream.config import PoolConfig
 
 #: Flags of OptiLLM that are not built yet arrive as leftovers, and get an answer of their own.
@@ -90,6 +92,20 @@ def serve(
             help="The pool of providers; else ~/.optillm/proxy_config.yaml where that exists.",
         ),
     ] = None,
+    ensembles: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OPTILLM_ENSEMBLES", help="The registry of ensembles: JSON, one a line."
+        ),
+    ] = None,
+    single_model_ensembles: Annotated[
+        bool,
+        typer.Option("--single-model-ensembles", help="Permit ensembles of one model."),
+    ] = False,
+    degraded: Annotated[
+        bool,
+        typer.Option("--degraded", help="Answer ensembles and handles by none, in one call."),
+    ] = False,
     approach: Annotated[
         str,
         typer.Option(
@@ -221,7 +237,7 @@ def serve(
     """Run the proxy in the foreground.
 
     Takes over an OptiLLM command line as it stands. SIGTERM finishes what is
-    in flight, SIGHUP reads keys and providers again.
+    in flight, SIGHUP reads keys, providers and ensembles again.
 
     \b
     Examples:
@@ -284,6 +300,9 @@ def serve(
             options=_options(best_of_n, return_full_response),
             allow_prompt_tags=allow_prompt_tags,
             task_patterns=tuple(map(_pattern, task_pattern or ())),
+            ensembles=_ensembles(ensembles, single_model_ensembles),
+            aliases=aliases_of(os.environ),
+            degraded=degraded,
             progress=progress,
             log_level=level,
             loop_stuck_after=loop_stuck_after,
@@ -304,6 +323,15 @@ def _pool(file: Path) -> PoolConfig:
     from proxy.upstream.routing import strategies
 
     return load(file, os.environ, strategies())
+
+
+def _ensembles(file: str | None, single: bool) -> Mapping[str, Ensemble]:
+    if file is None:
+        return {}
+    # Imported here, like the pool's reader.
+    from proxy.ensembles_file import load
+
+    return load(Path(file).expanduser(), single=single)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

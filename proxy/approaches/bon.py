@@ -24,6 +24,7 @@ from proxy.llm import LLM, Range, Shape, UpstreamError, approach
     shape=lambda o: Shape(calls=2 * o.samples, rounds=2),
     aliases={"best_of_n": "samples"},
     use="Open-ended answers that a model can judge better than it can write.",
+    roles=lambda _: ("proposer", "judge"),
 )
 async def bon(
     chat: Chat, llm: LLM, *, samples: Annotated[int, Range(1, 64), "candidates to draw"] = 3

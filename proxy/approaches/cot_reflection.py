@@ -19,6 +19,7 @@ from proxy.llm import LLM, Shape, approach
     aliases={"return_full_response": "full"},
     handles={"parts"},
     use="Models that do not reason by themselves, where a second call is too dear.",
+    roles=lambda _: ("aggregator",),
 )
 async def cot_reflection(
     chat: Chat,

@@ -26,6 +26,11 @@ from proxy.llm import DRAFT, LLM, Range, Shape, UpstreamError, approach
         rounds=o.layers + _critics(o.samples, o.critique) + 1,
     ),
     use="Writing, explaining and coding, where parts of several answers make a better one.",
+    roles=lambda o: (
+        ("proposer", "critic", "aggregator")
+        if _critics(o.samples, o.critique)
+        else ("proposer", "aggregator")
+    ),
 )
 async def moa(
     chat: Chat,

@@ -11,6 +11,7 @@ from proxy.llm import LLM, Shape, approach
     shape=lambda _: Shape(calls=1, rounds=1),
     handles={"tools", "parts", "formats"},
     use="To reach the base model as it is.",
+    roles=lambda _: ("aggregator",),
 )
 async def none(chat: Chat, llm: LLM) -> Reply:
     """Pass the conversation to the model and its answer back."""

@@ -29,6 +29,7 @@ from proxy.llm import DRAFT, LLM, Range, Shape, UpstreamError, approach
     ),
     handles={"parts"},
     use="Code that should do exactly what was asked.",
+    roles=lambda _: ("proposer", "helper", "aggregator"),
 )
 async def rto(
     chat: Chat, llm: LLM, *, samples: Annotated[int, Range(1, 8), "round trips"] = 1
@@ -40,7 +41,9 @@ async def rto(
     request = [{"role": "user", "content": _REWRITE.format(description=described.rendered)}]
     others: list[Reply] = []
     try:
-        async with llm.sample(request, samples, reserve=1, **DRAFT) as landed:
+        # Another member of an ensemble misreads other things.
+        another = llm.role("proposer", not_model=first.model)
+        async with another.sample(request, samples, reserve=1, **DRAFT) as landed:
             async for other in landed:
                 others.append(other)
     except UpstreamError:

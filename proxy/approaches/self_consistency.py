@@ -5,7 +5,8 @@ Reasoning in Language Models, arXiv:2203.11171.
 
 1. Sample m chains at once.
 2. Parse the final answer from each; chains without one, or cut short, are void.
-3. Return a chain of the largest class of equal answers, the shortest.
+3. Return a chain of the largest class of equal answers, the shortest. In an ensemble a chain
+   counts by the weight of the member that wrote it (not in the paper).
 
 The vote is curtailed: as soon as it can no longer change, the samples in flight are cancelled.
 With ``stop=beta`` the samples come in waves and end once the leader is likely enough to be the
@@ -31,6 +32,7 @@ from proxy.voting import Tally, beta_stop, decided
         rounds=(1, len(_waves(o.samples, o.stop))),
     ),
     use="Questions with one checkable answer: arithmetic, multiple choice, extraction.",
+    roles=lambda _: ("proposer",),
 )
 async def self_consistency(
     chat: Chat,
@@ -57,13 +59,13 @@ async def self_consistency(
                 else:
                     key = await _class_of(llm, normalise(answer), members)
                     members.setdefault(key, []).append(reply)
-                    votes.add(key)
+                    votes.add(key, llm.weight(reply))
                 llm.keep(_representative(votes, members, void))
-                leading, second = map(int, votes.top_two)
+                leading, second = _top_two(votes, members)
                 if leading > 1:
                     llm.note(f"{leading} of {samples} samples agree")
                 ballots = len(void) + sum(map(len, members.values())) + failed + len(landed.failed)
-                if decided(votes, remaining=samples - ballots):
+                if decided(votes, remaining=(samples - ballots) * llm.heaviest):
                     return _representative(votes, members, void)
                 if stop == "beta" and beta_stop(leading, second, confidence):
                     return _representative(votes, members, void)
@@ -89,6 +91,12 @@ async def _class_of(llm: LLM, answer: str, members: dict[str, list[Reply]]) -> s
         if worth_comparing(answer, known) and await llm.equal(answer, known):
             return known
     return answer
+
+
+def _top_two(votes: Tally[str], members: dict[str, list[Reply]]) -> tuple[int, int]:
+    """How many chains the leading class has, and the largest of the others."""
+    others = (len(replies) for key, replies in members.items() if key != votes.leader)
+    return len(members.get(votes.leader or "", ())), max(others, default=0)
 
 
 def _representative(votes: Tally[str], members: dict[str, list[Reply]], void: list[Reply]) -> Reply:

@@ -101,7 +101,15 @@ class _WorkerMetrics(Collector):
         self._board = board
 
     def collect(self) -> list[Metric]:
+        missing = CounterMetricFamily(
+            "optillm_members_missing",
+            "Members of ensembles that this worker could not ask.",
+            labels=["ensemble"],
+        )
+        for ensemble, count in self._engine.members_missing.items():
+            missing.add_metric([ensemble], count)
         return [
+            missing,
             GaugeMetricFamily(
                 "optillm_loop_lag_seconds",
                 "By how much the event loop was late, as last measured.",

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvloop
@@ -50,6 +50,11 @@ class EngineThread:
         if self._engine is None:
             raise RuntimeError("the engine is not running")
         return self._engine
+
+    @property
+    def members_missing(self) -> Mapping[str, int]:
+        """By ensemble, how often a member could not be asked; nothing while no engine runs."""
+        return {} if self._engine is None else self._engine.members_missing
 
     @property
     def alive(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from flask import Response
@@ -21,6 +22,8 @@ from proxy.wire.response import error_event
 
 _log = logging.getLogger("optillm.requests")
 
+#: What stands in a header as it is; a comma parts names.
+_SAFE = "/:@+-._~ "
 #: A client's own request id is kept if it looks like one.
 _LONGEST_ID = 128
 
@@ -170,6 +173,10 @@ def _summary_headers(summary: Mapping[str, Any]) -> dict[str, str]:
     }
     if summary.get("skipped"):
         headers["x-optillm-skipped"] = "; ".join(summary["skipped"])
+    if summary.get("members_missing"):
+        # A model may have any name.
+        names = (quote(name, safe=_SAFE) for name in summary["members_missing"])
+        headers["x-optillm-members-missing"] = ",".join(names)
     return headers
 
 

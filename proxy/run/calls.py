@@ -57,6 +57,8 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
     ) -> None:
         if isinstance(error, ProxyError):
             self.end(error.code)
+            if isinstance(error, UpstreamError):
+                self._run.attendance.miss(self.call.model, error)
         elif isinstance(error, asyncio.CancelledError | GeneratorExit) or error is None:
             # Left before the answer was complete: whoever reads it has seen enough.
             self.end("cancelled")
@@ -94,6 +96,7 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         """The answer is complete."""
         self.replied()
         self.end("ok", usage)
+        self._run.attendance.land(self.call.model)
         self._waited_for()
 
     def _waited_for(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from proxy.ensembles import Team
 from proxy.errors import (
     ChoicesRefused,
     DeadlineExceeded,
@@ -25,7 +24,7 @@ from proxy.run.calculator import Calculator
 from proxy.run.catalog import Catalog
 from proxy.run.ledger import CallRecord, Ledger, complete_usage
 from proxy.run.outlet import Collected, Outlet
-from proxy.run.plan import Plan
+from proxy.run.plan import Plan, with_ensembles
 from proxy.run.play import Ended, play, play_choice
 from proxy.run.scope import Caller, Run, Services
 from proxy.run.stream import Sink, Stream, Streamed
@@ -71,6 +70,8 @@ class Engine:
         slots.claim()
         self.pools = Pools(settings, slots, connect)
         self.catalog = Catalog(self.pools)
+        #: By ensemble, how often a member could not be asked.
+        self.members_missing = dict.fromkeys(settings.ensembles, 0)
         self._runs: set[Run] = set()
         self._ends_at: float | None = None
         self._chores = [
@@ -101,7 +102,7 @@ class Engine:
         Raises `ProxyError` as long as nothing has been put into ``sink``.
         """
         run = self._run(plan, caller)
-        envelope = Envelope(plan.request.endpoint, plan.base)
+        envelope = Envelope(plan.request.endpoint, plan.handle or plan.base)
         self._runs.add(run)
         try:
             if not plan.request.stream:
@@ -116,16 +117,20 @@ class Engine:
             finally:
                 stream.close()
         except ProxyError as error:
-            raised = self._suggested(error, plan) if isinstance(error, ModelNotFound) else error
+            suggests = isinstance(error, ModelNotFound) and plan.ensemble is None
+            raised = self._suggested(error, plan) if suggests else error
             raised.summary = self._summary(run, plan)
             raised.usage = run.ledger.total_usage()
             raise raised from error.__cause__
         finally:
             self._runs.discard(run)
+            if plan.ensemble is not None:
+                self.members_missing[plan.ensemble] += len(run.attendance.missing)
 
-    def _suggested(self, error: ModelNotFound, plan: Plan) -> ModelNotFound:
+    def _suggested(self, error: ProxyError, plan: Plan) -> ModelNotFound:
         """The same with what may have been meant."""
-        hint = suggestion(plan.request.model or "", self.services.registry, self.catalog.names)
+        known = with_ensembles(self.catalog.names, self._settings)
+        hint = suggestion(plan.request.model or "", self.services.registry, known)
         return ModelNotFound(error.message + hint, param="model")
 
     async def _keep_time(self) -> None:
@@ -143,7 +148,7 @@ class Engine:
         run = Run(
             services=self.services,
             upstream=self.pools.named if plan.pooled else self.pools.default,
-            team=Team.of(plan.base),
+            team=plan.team,
             params=plan.request.params,
             ledger=ledger,
             budget=Budget(plan.limits, ledger),
@@ -231,6 +236,8 @@ class Engine:
         summary = run.ledger.summary(plan.approach, trace=plan.request.trace)
         if plan.task is not None:
             summary["task"] = plan.task
+        if plan.ensemble is not None and run.attendance.missing:
+            summary["members_missing"] = list(run.attendance.missing)
         return summary
 
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, TooFewMembers
 
 T = TypeVar("T")
 
@@ -23,7 +23,8 @@ class Fan(Generic[T]):
 
     Leaving the block cancels what is still running and waits until it has ended. A member that
     fails is dropped and its error kept in ``failed``; only when nothing landed at all is an error
-    raised, the first one. Any exception that is no `ProxyError` is a bug and raised at once.
+    raised, the first one. Raised at once are `TooFewMembers`, which no other member can make good,
+    and any exception that is no `ProxyError`, which is a bug.
 
     Taking a result lifts the consumer's depth to the depth at which the result was known: rounds
     follow the flow of data, not the clock.
@@ -85,6 +86,8 @@ class Fan(Generic[T]):
             self._outstanding -= 1
             try:
                 result, known_at = task.result()
+            except TooFewMembers:
+                raise
             except ProxyError as error:
                 self.failed.append(error)
                 continue

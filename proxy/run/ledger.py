@@ -118,6 +118,11 @@ class Ledger:
         )
 
     @property
+    def under_way(self) -> frozenset[str]:
+        """The models that are being asked, or wait to be."""
+        return frozenset(record.model for record in self.calls if record.end is None)
+
+    @property
     def total_tokens(self) -> int:
         return _count(self.usage.get("total_tokens"))
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from proxy.approach import Entry
 from proxy.chat import Chat
+from proxy.ensembles import Ensemble, Team, handle_key
 from proxy.errors import BadRequest, BudgetTooSmall
-from proxy.pipeline import Branch, Leaf, compile_branch
+from proxy.pipeline import Branch, compile_branch
 from proxy.registry import Registry, checked_options
-from proxy.selector import Selector, find_tag, select, with_base
+from proxy.run.bodies import over
+from proxy.selector import Selector, find_tag, select
 from proxy.settings import Limits, Settings
 from proxy.tasks import task_of
 from proxy.wire.request import ChatRequest
@@ -25,6 +27,8 @@ class Plan:
     request: ChatRequest
     chat: Chat
     base: str
+    #: Who plays which part; one model in all of them, but for an ensemble.
+    team: Team
     branches: tuple[Branch, ...]
     #: Choices for each branch; a response has ``len(branches) * choices``.
     choices: int
@@ -32,6 +36,10 @@ class Plan:
     seconds: float
     #: Whether the providers of proxy_config.yaml serve it.
     pooled: bool = False
+    #: Its name, where the base is one.
+    ensemble: str | None = None
+    #: What the client was told to call it, where that is not the base.
+    handle: str | None = None
     #: The chore that this request was recognised as, and that no approach is spent on.
     task: str | None = None
 
@@ -46,7 +54,7 @@ class Plan:
 
     def choice_by_choice(self, registry: Registry) -> Plan:
         """The same request with a run of ``none`` for each choice."""
-        return replace(self, branches=(replace(self.branches[0], node=Leaf(registry["none"], {})),))
+        return replace(self, branches=(self.branches[0].played(registry["none"]),))
 
     @property
     def total_choices(self) -> int:
@@ -61,39 +69,59 @@ def make_plan(
     *,
     task_header: str = "",
 ) -> Plan:
-    """Settle a request; raises `BadRequest` for what cannot be run."""
+    """Settle a request; raises `BadRequest` for what cannot be run.
+
+    ``known`` are the names of the upstream's models; the ensembles are in ``settings``.
+    """
     tag = None
     if settings.allow_prompt_tags:
         tag, messages = find_tag(request.messages)
         if tag is not None:
             request = replace(request, messages=list(messages))
+    asked = request.model or settings.model
+    model = settings.aliases.get(handle_key(asked), asked) if settings.aliases else asked
     selector = select(
-        request.model or settings.model,
+        model,
         registry,
-        known,
+        with_ensembles(known, settings),
         default_base=settings.model,
         default_approach=settings.approach,
         body_approach=request.approach,
         tag=tag,
+        base_model=request.base_model,
+        own={name: ensemble.approach for name, ensemble in settings.ensembles.items()},
     )
-    if request.base_model is not None:
-        selector = with_base(selector, request.base_model)
+    ensemble = settings.ensembles.get(selector.base)
+    limits = settings.limits
+    if ensemble is not None:
+        params = {n: v for n, v in ensemble.params.items() if not _is_option(n, registry)}
+        request = replace(request, params=over(params, request.params))
+        limits = ensemble.limits.within(limits)
     selected = {entry.slug: entry for branch in selector.branches for entry in branch}
-    request, options = _options(request, selected, registry, settings)
+    request, options = _options(request, selected, registry, settings, ensemble)
     chat = Chat(messages=tuple(request.messages), params=request.params)
-    limits = request.limits.within(settings.limits)
+    limits = request.limits.within(limits)
     choices = settings.choices if request.choices is None else request.choices
     task = task_of(request.messages, request.params, task_header, settings.task_patterns)
     branches = _branches(selector, registry, chat, options)
+    team = Team.of(selector.base) if ensemble is None else ensemble.team
+    called = ensemble is not None or model != asked
     if task is not None:
-        reason = f"{selector.approach}: the request is an auxiliary task"
-        skipped = () if selector.approach == "none" else (reason,)
-        branches = (Branch("none", None, skipped),)
+        team = team.led_by("helper")
+        branches = _none(selector, "the request is an auxiliary task")
+    elif called and settings.degraded:
+        branches = _none(selector, "the service is degraded")
+    if ensemble is not None:
+        # A member's parameters and its stand-ins are the business of an `LLM`.
+        branches = tuple(branch.played(registry["none"]) for branch in branches)
     plan = Plan(
         request=request,
         chat=chat,
         base=selector.base,
+        team=team,
         branches=branches,
+        ensemble=None if ensemble is None else ensemble.name,
+        handle=asked if called else None,
         task=task,
         pooled=selector.pooled or request.pooled,
         choices=choices,
@@ -102,6 +130,17 @@ def make_plan(
     )
     _check_size(plan, settings)
     return plan
+
+
+def with_ensembles(known: Collection[str], settings: Settings) -> Collection[str]:
+    """Which names there are: the upstream's and our own."""
+    return {*known, *settings.ensembles} if settings.ensembles else known
+
+
+def _none(selector: Selector, reason: str) -> tuple[Branch, ...]:
+    """``none`` in place of what was selected."""
+    skipped = () if selector.approach == "none" else (f"{selector.approach}: {reason}",)
+    return (Branch("none", None, skipped),)
 
 
 def _branches(
@@ -114,10 +153,7 @@ def _branches(
     values = partial(_values, options)
     branches = [compile_branch(stages, none, chat, values) for stages in selector.branches]
     if len(branches) > 1:
-        branches = [
-            replace(branch, node=Leaf(none, {})) if branch.node is None else branch
-            for branch in branches
-        ]
+        branches = [branch.played(none) for branch in branches]
     return tuple(branches)
 
 
@@ -126,10 +162,16 @@ def _values(options: Mapping[str, Mapping[str, Any]], entry: Entry) -> Mapping[s
 
 
 def _options(
-    request: ChatRequest, selected: Mapping[str, Entry], registry: Registry, settings: Settings
+    request: ChatRequest,
+    selected: Mapping[str, Entry],
+    registry: Registry,
+    settings: Settings,
+    ensemble: Ensemble | None,
 ) -> tuple[ChatRequest, Mapping[str, Mapping[str, Any]]]:
-    """Options by slug: the server's, then the peer's names in the body, then ``optillm_options``.
+    """Options by slug: the server's, then the ensemble's, then those in the body.
 
+    Those in the body have the peer's names or stand in ``optillm_options``. Unless it is told
+    otherwise, what draws several samples draws at least one from each of an ensemble's proposers.
     A plain name reaches every selected approach that has it, ``slug.name`` only that one. The
     request comes back without the members that were options under a peer's name.
     """
@@ -138,6 +180,16 @@ def _options(
         slug, _, option = name.partition(".")
         if slug in values:
             values[slug][option] = value
+    if ensemble is not None:
+        proposers = len(ensemble.team.members_for("proposer"))
+        for slug, entry in selected.items():
+            samples = values[slug].get("samples", entry.defaults.get("samples", 0))
+            if 1 < samples < proposers:
+                values[slug]["samples"] = proposers
+            for name, value in ensemble.params.items():
+                option = name.removeprefix(f"{slug}.")
+                if entry.option(option) is not None:
+                    values[slug].update(checked_options(entry, {option: value}))
     taken = set()
     for slug, entry in selected.items():
         for alias in entry.mark.aliases.keys() & request.params.keys():
@@ -164,6 +216,12 @@ def _options(
         params = {k: v for k, v in request.params.items() if k not in taken}
         request = replace(request, params=params)
     return request, values
+
+
+def _is_option(name: str, registry: Registry) -> bool:
+    """Whether a parameter of an ensemble is for an approach, and not for its models."""
+    slug, dot, _ = name.partition(".")
+    return (dot and slug in registry) or any(entry.option(name) for entry in registry)
 
 
 def _check_size(plan: Plan, settings: Settings) -> None:

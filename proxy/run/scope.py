@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.chat import Chat, Filter, Reply
 from proxy.ensembles import Team
+from proxy.run.attendance import Attendance
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
 from proxy.run.ledger import Ledger
@@ -56,6 +57,7 @@ class Run:
     stopping: bool = False
     caller: Caller = Caller()
     replied: Callable[[], None] | None = None
+    attendance: Attendance = field(default_factory=Attendance)
     play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None
     clocks: set[asyncio.Timeout] = field(default_factory=set)
 
@@ -99,6 +101,8 @@ class Answer:
 
     #: It is complete: `final` was called, or what the approach returned has been passed on.
     final: bool = False
+    #: Its call has brought content: no other may be made in its place.
+    begun: bool = False
     #: Text passed on by `emit`.
     emitted: str = ""
 

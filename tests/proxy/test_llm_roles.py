@@ -107,7 +107,7 @@ class TestWhoPlaysWhat:
     @pytest.mark.parametrize(
         ("members", "not_model", "model"),
         [
-            (FULL, "dora", "anna"),
+            (FULL, "dora", "carl"),
             (FULL, "anna", "dora"),
             ((*FULL, Member("gina", "judge")), "dora", "gina"),
             (PROPOSERS, "anna", "bela"),

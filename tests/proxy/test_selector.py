@@ -15,7 +15,7 @@ from proxy.chat import Chat, Reply
 from proxy.errors import BadRequest
 from proxy.llm import LLM
 from proxy.registry import Registry, discover
-from proxy.selector import Selector, find_tag, select, suggestion, with_base
+from proxy.selector import Selector, find_tag, select, suggestion
 
 REGISTRY = discover()
 
@@ -99,7 +99,7 @@ class TestModelNames:
         assert read("m").approach == "none"
 
     def test_another_base_leaves_the_approaches(self) -> None:
-        changed = with_base(read("moa-m"), "other")
+        changed = read("moa-m", base_model="other")
         assert (slugs(changed), changed.base) == ([["moa"]], "other")
 
 
