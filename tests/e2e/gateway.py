@@ -69,8 +69,13 @@ class Gateway:
             "model_list": list(models),
             "general_settings": {"master_key": MASTER_KEY, **general},
         }
-        (self._folder / "config.yaml").write_text(json.dumps(config))
+        return self.start_from(json.dumps(config).encode(), {})
+
+    def start_from(self, config: bytes, variables: Mapping[str, str]) -> Gateway:
+        """The same with a file as it is, and with variables that it names."""
+        (self._folder / "config.yaml").write_bytes(config)
         environ = {
+            **variables,
             "PATH": os.environ["PATH"],
             "HOME": str(self._folder),
             # Its price list would be fetched from the network at every start.
