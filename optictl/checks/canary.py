@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-
 from optictl.box import Box
 from optictl.checking import Finding, check, fail, ok
-from optictl.key_places import read_key
-from optictl.site import Gateway, KeyPlace
-from proxy.errors import ConfigError
+from optictl.gateway_site import reading, site_config
+from optictl.own_host import this_host
 from proxy.hops import LoopDetected
-from proxy.located import parse
 
 _APPROACH = "self_consistency"
 _SAMPLES = 3
 #: Seconds for a cold model.
 _PATIENCE = 180.0
-_REFERENCE = "os.environ/"
 
 
 @check(group="gateway", pace="deep", network=True)
@@ -31,7 +23,7 @@ def canary(box: Box) -> Finding:
     """
     selector = f"{_APPROACH}-{box.machine.site.proxy.base_model}"
     gateway = box.machine.site.gateway
-    handle = next(_handles(box, gateway, selector), None) if gateway else None
+    handle = _handle(box, selector)
     url, key, way = f"{box.url}/v1", box.proxy_key, "straight to the proxy"
     if gateway is not None and handle is not None:
         url, key, way = gateway.base_url, box.master_key, f"through LiteLLM as {handle}"
@@ -61,40 +53,17 @@ def canary(box: Box) -> Finding:
     return ok(f"{way}: {_APPROACH} answered after {calls} calls")
 
 
-def _handles(box: Box, gateway: Gateway, selector: str) -> Iterator[str]:
-    """Names at LiteLLM that arrive at the proxy as ``selector``."""
-    if gateway.router is None:
-        return
-    path = Path(gateway.router)
-    file = box.machine.system.read(path)
-    if file is None:
-        return
-    entries = parse(file.content.decode(errors="replace"), path).value.get("model_list")
-    for entry in entries if isinstance(entries, list) else []:
-        params = entry.get("litellm_params") if isinstance(entry, dict) else None
-        if not isinstance(params, dict) or not isinstance(entry.get("model_name"), str):
+def _handle(box: Box, selector: str) -> str | None:
+    """A name at LiteLLM that arrives at the proxy as ``selector``."""
+    config, host = site_config(box.machine, reading(box.machine)), this_host(box.proc)
+    for entry in config.entries if config else ():
+        if not host.listens(entry.api_base, box.machine.site.proxy.port):
             continue
-        base = _resolved(gateway, params.get("api_base"))
-        if urlsplit(base).port != box.machine.site.proxy.port:
-            continue
-        # LiteLLM cuts the provider's name off; a star stands for the same on both sides.
-        before, star, after = (
-            _resolved(gateway, params.get("model")).partition("/")[2].partition("*")
-        )
+        # A star stands for the same on both sides.
+        before, star, after = entry.model.partition("*")
         if star and selector.startswith(before) and selector.endswith(after):
             middle = selector[len(before) : len(selector) - len(after)]
-            yield entry["model_name"].replace("*", middle, 1)
-        elif not star and before == selector:
-            yield entry["model_name"]
-
-
-def _resolved(gateway: Gateway, value: Any) -> str:
-    """A value of LiteLLM's configuration, which may name a variable of its env file."""
-    text = value if isinstance(value, str) else ""
-    if not text.startswith(_REFERENCE) or gateway.env_file is None:
-        return text
-    try:
-        place = KeyPlace(env_file=gateway.env_file, name=text.removeprefix(_REFERENCE))
-        return read_key(place).reveal()
-    except ConfigError:
-        return ""
+            return entry.name.replace("*", middle, 1)
+        if entry.model == selector:
+            return entry.name
+    return None

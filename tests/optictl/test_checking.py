@@ -48,7 +48,7 @@ class TestKnown:
             *("active", "enabled", "restarts", "daemon_reload", "drop_ins", "exposure", "port"),
             *("ready", "models", "auth", "loop"),
             *("upstream", "base_model", "providers"),
-            *("gateway", "gateway_settings", "canary"),
+            *("gateway", "gateway_settings", "canary", "routing"),
             "neighbours",
         }
 

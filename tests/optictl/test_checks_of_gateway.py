@@ -191,6 +191,7 @@ class TestCanary:
             {"model_name": name, "litellm_params": {"model": model, "api_base": f"{PROXY}/v1"}},
         ]
         disk(box).put(ROUTER, orjson.dumps({"model_list": entries}))
+        disk(box).put(env, env.read_bytes())
         finding = found("canary", box)
         assert finding.status == "ok"
         assert finding.saw.startswith(f"through LiteLLM as {handle}: ")
