@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 #: What a change of a file asks for: the socket to listen anew and the service with it, the service
-#: started anew, its HUP, or nothing.
-Effect = Literal["rebind", "restart", "reload", "none"]
+#: started anew, its HUP, the gateway started anew, or nothing.
+Effect = Literal["rebind", "restart", "reload", "gateway", "none"]
+#: A file of somebody else's in which a part is ours, by how that part is marked there.
+Shared = Literal["router", "env", "handles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +27,5 @@ class Artifact:
     effect: Effect = "restart"
     #: systemd has to read its units again once this one has changed.
     unit: bool = False
+    #: Only a part of it is ours; ``content`` is the whole file all the same.
+    shared: Shared | None = None

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optictl.artifact import Effect
+from optictl.artifact import Effect, Shared
 from optictl.errors import CannotRead
 from optictl.plan import Change
+from optictl.shared_files import transplanted
 from optictl.state import VERSION, Records, decode, digest, encode
 from optictl.system import Found, System
 
@@ -56,11 +57,15 @@ class Entry:
     becomes: str | None
     unit: bool = False
     effect: Effect = "none"
+    shared: Shared | None = None
 
     def knows(self, sha256: str | None) -> bool:
         """Whether that is nobody else's work. A file that is gone loses nothing by coming back."""
-        return sha256 in (None, self.becomes) or (
-            self.was is not None and self.was.sha256 == sha256
+        return (
+            sha256 in (None, self.becomes)
+            or (self.was is not None and self.was.sha256 == sha256)
+            # Of such a file only our part is put back.
+            or self.shared is not None
         )
 
 
@@ -107,7 +112,7 @@ def begin(
     for index, change in enumerate(changes):
         kept = _keep(system, at / str(index), change.before)
         becomes = None if change.after is None else digest(change.after.content)
-        entries.append(Entry(change.path, kept, becomes, *change.asks_for))
+        entries.append(Entry(change.path, kept, becomes, *change.asks_for, change.shared))
     state = _keep(system, at / str(len(entries)), system.read(records.state))
     entries.append(Entry(records.state, state, None))
     made_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
@@ -202,15 +207,33 @@ def _keep(system: System, copy: Path, found: Found | None) -> Kept | None:
 def _restore(system: System, copies: Path, entry: Entry, now: Found | None) -> bool:
     """Put one file back; whether anything was to be done."""
     was = entry.was
+    edited = now is not None and entry.becomes not in (None, digest(now.content))
+    if entry.shared is not None and now is not None and edited:
+        return _restore_part(system, copies, entry, entry.shared, now)
     if was is None:
         if now is not None:
             system.remove(entry.path)
         return now is not None
     if was.matches(now):
         return False
+    content = _copied(system, copies, entry, was)
+    system.make_folder(entry.path.parent)
+    system.write(entry.path, content, was.mode, was.owner, was.group)
+    return True
+
+
+def _copied(system: System, copies: Path, entry: Entry, was: Kept) -> bytes:
     copy = system.read(copies / was.copy)
     if copy is None or digest(copy.content) != was.sha256:
         raise CannotRead(f"{copies / was.copy}: the copy of {entry.path} is damaged")
-    system.make_folder(entry.path.parent)
-    system.write(entry.path, copy.content, was.mode, was.owner, was.group)
+    return copy.content
+
+
+def _restore_part(system: System, copies: Path, entry: Entry, shared: Shared, now: Found) -> bool:
+    """Put our part of somebody else's file back; what they have written since stays."""
+    old = b"" if entry.was is None else _copied(system, copies, entry, entry.was)
+    content = transplanted(shared, now.content, old, entry.path)
+    if content == now.content:
+        return False
+    system.write(entry.path, content, now.mode, now.owner, now.group)
     return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optictl.artifact import Artifact
+from optictl.ensemble_registry import rendered
 from optictl.key_places import read_key
 from optictl.places import Places
 from optictl.program_path import program_path
@@ -29,18 +30,20 @@ class Desired:
 def desired(site: Site, *, systemd: int | None = None, root: Path = Path("/")) -> Desired:
     """Render ``site`` for this machine; ``systemd`` is its version, asked for where it is None.
 
-    Keys are read in the staging tree ``root``, where they are there.
+    Keys and the registry of ensembles are read in the staging tree ``root``, where they are there.
 
     Raises `OptictlError` and `ConfigError` for what keeps a file from being rendered: a key that
-    is not where the site says, a systemd that is too old.
+    is not where the site says, a systemd that is too old, a registry with a mistake.
     """
+    home = home_of(site)
+    places = Places.of(site, home=home)
     facts = Facts(
         optictl=program_path(),
         systemd=version() if systemd is None else systemd,
-        home=home_of(site),
+        home=home,
         python=Path(sys.base_prefix).resolve(),
+        ensembles=rendered(site, places, root),
     )
-    places = Places.of(site, home=facts.home)
     return Desired(tuple(render(site, facts, secrets_of(site, root), places)), places)
 
 

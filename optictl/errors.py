@@ -13,6 +13,7 @@
     ├── SystemdFailed             systemd is not there, or did not do what it was asked for
     │   └── UnitFailed            a unit did not come up; with what it said
     ├── UpgradeFailed             the new version is none, or does not take the settings
+    ├── GatewayFailed             LiteLLM does not restart, or does not come back
     ├── WarmupFailed              the service did not get to answer
     ├── Drifted                   a file is not as declared
     ├── NotRunning                exit 3
@@ -96,6 +97,10 @@ class UnitFailed(SystemdFailed):
 
 class UpgradeFailed(OptictlError):
     code = "upgrade_failed"
+
+
+class GatewayFailed(OptictlError):
+    code = "gateway_failed"
 
 
 class WarmupFailed(OptictlError):

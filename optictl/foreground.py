@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optictl.desired import secrets_of
+from optictl.ensemble_registry import rendered
 from optictl.machine import Machine
 from optictl.program_path import program_path
 from optictl.render import FLOOR, Facts, proxy_key_file, render, serve_words
@@ -26,15 +27,21 @@ class Foreground:
 def foreground(machine: Machine) -> Iterator[Foreground]:
     """The files that the service reads lie in a folder of their own as long as this lasts.
 
-    Raises as rendering does: for a key that is not where the site says.
+    Raises as rendering does: for a key that is not where the site says, for a registry of ensembles
+    with a mistake.
     """
     site, secrets = machine.site, secrets_of(machine.site)
     # Units are not rendered for anybody here: any systemd will do.
-    facts = Facts(optictl=program_path(), systemd=FLOOR, home=machine.home)
+    facts = Facts(
+        optictl=program_path(),
+        systemd=FLOOR,
+        home=machine.home,
+        ensembles=rendered(site, machine.places),
+    )
     with tempfile.TemporaryDirectory(prefix="optictl-run-") as folder:
         places = replace(machine.places, config=Path(folder))
         for artifact in render(site, facts, secrets, places):
-            if artifact.path in (places.proxy_config, places.proxy_key):
+            if artifact.path in (places.proxy_config, places.proxy_key, places.ensembles):
                 artifact.path.touch(mode=0o600)
                 artifact.path.write_bytes(artifact.content)
         key = proxy_key_file(site, places)

@@ -21,11 +21,11 @@ def read_key(place: KeyPlace, root: Path = Path("/")) -> Secret:
     In the staging tree ``root`` a file that is there comes before this machine's.
     """
     if place.file is not None:
-        return read_key_file(str(_staged(place.file, root)), "key")
+        return read_key_file(str(staged(place.file, root)), "key")
     if place.env_file is None or place.name is None:
         raise ConfigError("a key needs 'file', or 'env_file' with the variable's 'name'")
     try:
-        content = _staged(place.env_file, root).read_bytes()
+        content = staged(place.env_file, root).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {place.env_file}: {error.strerror}") from None
     return key_in(content, place.name, place.env_file)
@@ -47,7 +47,8 @@ def key_in(content: bytes, name: str, where: str) -> Secret:
     return key_from_flag(found, f"{where}: {name}")
 
 
-def _staged(file: str, root: Path) -> Path:
+def staged(file: str, root: Path) -> Path:
+    """``file``, or what stands for it in the staging tree ``root``."""
     if root == Path("/"):
         return Path(file)
     inside = root / file.lstrip("/")

@@ -69,6 +69,10 @@ class Places:
         return self.config / "proxy.key"
 
     @property
+    def ensembles(self) -> Path:
+        return self.config / "ensembles.jsonl"
+
+    @property
     def warmup(self) -> Path:
         return self.config / "warmup.json"
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import orjson
 
-from optictl.artifact import Artifact, Effect
+from optictl.artifact import Artifact, Effect, Shared
 from optictl.errors import HandEdited, PlanOutdated
+from optictl.shared_files import without
 from optictl.state import State, Written, digest
 from optictl.system import Found
 
@@ -28,6 +29,8 @@ class Effects:
     rebind: bool = False
     restart: bool = False
     reload: bool = False
+    #: LiteLLM is restarted, once the service knows what it will be asked for.
+    gateway: bool = False
 
     @classmethod
     def of(cls, changed: Iterable[tuple[bool, Effect]]) -> Effects:
@@ -39,6 +42,7 @@ class Effects:
             rebind="rebind" in asked,
             restart=bool(asked & {"rebind", "restart"}),
             reload="reload" in asked and not asked & {"rebind", "restart"},
+            gateway="gateway" in asked,
         )
 
     def units(self, service: str, socket: str) -> dict[str, list[str]]:
@@ -65,6 +69,7 @@ class Change:
         """Whether what would be lost is not what we last wrote."""
         return (
             self.kind in ("change", "remove")
+            and self.shared is None
             and self.before is not None
             and self.written is not None
             and (digest(self.before.content), self.before.mode)
@@ -74,7 +79,13 @@ class Change:
     @property
     def foreign(self) -> bool:
         """Whether what would be lost was never ours."""
-        return self.kind == "change" and self.written is None
+        return self.kind == "change" and self.written is None and self.shared is None
+
+    @property
+    def shared(self) -> Shared | None:
+        """In whose file our part is marked how; what else stands there is not ours to compare."""
+        side = self.after or self.written
+        return None if side is None else side.shared
 
     @property
     def sensitive(self) -> bool:
@@ -134,6 +145,8 @@ class Plan:
     #: The unit that a change restarts or reloads.
     service: str
     socket: str
+    #: The paths of what is declared.
+    wanted: frozenset[Path]
     force: bool = False
 
     @property
@@ -155,7 +168,7 @@ class Plan:
         return {
             change.path: Written.of(change.after)
             for change in self.changes
-            if change.after is not None
+            if change.after is not None and change.path in self.wanted
         }
 
     @property
@@ -236,7 +249,7 @@ def plan(
 
     ``actual`` has every path of ``artifacts`` and ``state`` (`optictl.apply.observe`).
     """
-    wanted = {artifact.path for artifact in artifacts}
+    wanted = frozenset(artifact.path for artifact in artifacts)
     changes = [
         Change(
             _kind(actual[artifact.path], artifact),
@@ -248,11 +261,28 @@ def plan(
         for artifact in artifacts
     ]
     changes += [
-        Change("remove", path, actual[path], None, written)
+        _removal(path, before, written)
         for path, written in state.files.items()
-        if path not in wanted and actual[path] is not None and not written.adopted
+        if path not in wanted and (before := actual[path]) is not None and not written.adopted
     ]
-    return Plan(tuple(changes), state, service, socket, force)
+    return Plan(tuple(changes), state, service, socket, wanted, force)
+
+
+def _removal(path: Path, before: Found, written: Written) -> Change:
+    """A file of ours goes; of somebody else's goes our part."""
+    if written.shared is None:
+        return Change("remove", path, before, None, written)
+    content = without(written.shared, before.content, path)
+    after = Artifact(
+        path,
+        content,
+        before.mode,
+        sensitive=written.sensitive,
+        effect=written.effect,
+        shared=written.shared,
+    )
+    kind: Kind = "same" if content == before.content else "change"
+    return Change(kind, path, before, after, written)
 
 
 def hand_edited(paths: Iterable[str]) -> HandEdited:

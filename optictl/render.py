@@ -43,6 +43,8 @@ class Facts:
     home: Path
     #: Where the Python is installed that the console script runs in (``sys.base_prefix``).
     python: Path = Path("/usr")
+    #: The rows of its ensembles, a JSON object a line.
+    ensembles: str = ""
 
 
 def render(
@@ -93,6 +95,8 @@ def _artifacts(
         key = secrets["proxy.key"].reveal()
         yield artifact(places.proxy_key, f"{key}\n", "restart", secret=True)
     yield artifact(places.proxy_config, texts.of("proxy_config.yaml.j2"), "reload")
+    if facts.ensembles:
+        yield artifact(places.ensembles, facts.ensembles, "reload")
     yield artifact(places.warmup, texts.of("warmup.json.j2"), "none")
 
 
@@ -132,6 +136,7 @@ class _Texts:
             "validate": [
                 *(str(facts.optictl), "validate"),
                 *("--proxy-config", str(places.proxy_config)),
+                *(_ensemble_words(site, places) if facts.ensembles else []),
             ],
             "readable": _readable(facts) if system else [],
             "listen": _listen(proxy),
@@ -162,8 +167,14 @@ def serve_words(site: Site, facts: Facts, places: Places) -> list[str]:
         *("--workers", str(proxy.workers), "--threads", str(proxy.threads)),
         *("--request-timeout", _number(proxy.request_timeout)),
         *("--proxy-config", str(places.proxy_config)),
+        *(_ensemble_words(site, places) if facts.ensembles else []),
         *proxy.flags,
     ]
+
+
+def _ensemble_words(site: Site, places: Places) -> list[str]:
+    single = ["--single-model-ensembles"] if site.policy.single else []
+    return ["--ensembles", str(places.ensembles), *single]
 
 
 def _readable(facts: Facts) -> list[str]:

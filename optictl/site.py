@@ -71,6 +71,8 @@ FLAGS: Mapping[str, str] = {
     "--optillm-api-key-file": "proxy.key",
     "--upstream-api-key-file": "upstream.key",
     "--proxy-config": "upstream",
+    "--ensembles": "ensembles",
+    "--single-model-ensembles": "policy.single_model_handles",
 }
 
 
@@ -81,6 +83,15 @@ def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
                 f"{name} looks like a secret: say where it lives, as upstream.key does"
             )
     return variables
+
+
+def _sizes(models: dict[str, str]) -> dict[str, str]:
+    for name in models:
+        if re.fullmatch(r"[a-z][a-z0-9-]*", name) is None:
+            raise ValueError(
+                f"must not name '{name}': write a-z, 0-9 and dashes, without the @ of the registry"
+            )
+    return models
 
 
 def _no_settings(flags: tuple[str, ...]) -> tuple[str, ...]:
@@ -188,6 +199,18 @@ class Gateway(_Declared):
     """Our models as a marked block in `router`, or as a file that it includes."""
 
 
+class Policy(_Declared):
+    """What is permitted."""
+
+    single_model_handles: Literal["refuse", "allow"] = "refuse"
+    """Ensembles of one model, and handles that stand for one: `moa-<base>`."""
+
+    @property
+    def single(self) -> bool:
+        """Whether one model is enough."""
+        return self.single_model_handles == "allow"
+
+
 class Routing(_Declared):
     """Whether every base handle goes through us, and how we then call what is behind it."""
 
@@ -228,7 +251,10 @@ class Site(_Declared):
     upstream: Upstream = Upstream()
     gateway: Gateway | None = None
     ensembles: AbsolutePath | None = None
-    """The registry of ensembles."""
+    """The registry of ensembles; without it those that come with optictl (ENSEMBLES.md)."""
+    models: Annotated[dict[Text, Word], AfterValidator(_sizes)] = Field(default_factory=dict)
+    """Base models for the registry's `@large`, `@large-2`, `@medium`, `@small`, without the @."""
+    policy: Policy = Policy()
     routing: Routing = Routing()
     neighbours: tuple[Neighbour, ...] = ()
     """Services on the same way, asked by `optictl check`."""
@@ -245,6 +271,7 @@ SECTIONS: Sections = {
     ("upstream", "key"): KeyPlace,
     ("gateway",): Gateway,
     ("gateway", "master_key"): KeyPlace,
+    ("policy",): Policy,
     ("routing",): Routing,
     ("neighbours", "*"): Neighbour,
 }

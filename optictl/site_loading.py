@@ -107,6 +107,7 @@ _CONTAINERS = frozenset(
     "neighbours",
     "restart_order",
     "gateway.restart",
+    "models",
     "proxy.flags",
     "service.environment",
 }

@@ -11,7 +11,7 @@ from typing import TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from optictl.artifact import Artifact, Effect
+from optictl.artifact import Artifact, Effect, Shared
 from optictl.errors import CannotRead
 from optictl.system import System
 
@@ -60,6 +60,7 @@ class Written:
     effect: Effect = "restart"
     #: Someone else wrote it, and has handed it over: it may be replaced, but is not ours to remove.
     adopted: bool = False
+    shared: Shared | None = None
 
     @classmethod
     def of(cls, artifact: Artifact) -> Written:
@@ -69,6 +70,7 @@ class Written:
             artifact.sensitive,
             artifact.unit,
             artifact.effect,
+            shared=artifact.shared,
         )
 
 

@@ -17,6 +17,7 @@ from optictl.key_places import read_key
 from optictl.machine import Machine
 from optictl.peer_flags import refuse_leftovers
 from optictl.site import KeyPlace, Site
+from proxy.ensembles_file import load as load_ensembles
 from proxy.errors import BadRequest, ConfigError
 from proxy.registry import discover
 from proxy.selector import select
@@ -47,7 +48,12 @@ class Valid:
 
 
 def validate_files(
-    proxy_config: Path | None, key_file: str | None, environ: Mapping[str, str]
+    proxy_config: Path | None,
+    key_file: str | None,
+    environ: Mapping[str, str],
+    *,
+    ensembles: Path | None = None,
+    single: bool = False,
 ) -> Valid:
     """The files that the unit names, with the variables that it has.
 
@@ -63,6 +69,10 @@ def validate_files(
         with _noting(mistakes):
             read_key_file(key_file, "--optillm-api-key-file")
             sound.append(key_file)
+    if ensembles is not None:
+        with _noting(mistakes):
+            count = len(load_ensembles(ensembles, single=single))
+            sound.append(f"{ensembles} ({_counted(count, 'ensemble')})")
     _refuse(mistakes)
     return Valid(tuple(sound))
 

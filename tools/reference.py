@@ -15,14 +15,21 @@ import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from typer.main import get_command
 
+from optictl.approaches import approach_rows
 from optictl.checking import discover
 from optictl.cli import build
+from optictl.ensemble_cost import cost
+from optictl.ensemble_listing import Listed
+from optictl.ensemble_registry import OPEN, SHIPPED
 from optictl.errors import OptictlError
 from optictl.exit_status import Exit
 from optictl.places import Places
 from optictl.render import Facts, reached_at, render
 from optictl.site import SECTIONS, KeyPlace, json_schema
 from optictl.site_loading import load
+from proxy.ensembles import ROLES
+from proxy.ensembles_file import load as load_ensembles
+from proxy.registry import discover as discover_approaches
 from proxy.settings import Secret
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +72,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Every generated page, by its path in the repository."""
-    known = _facts()
+    known, ensembles = _facts(), _ensembles()
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -80,6 +87,8 @@ def pages() -> dict[str, str]:
         "docs/exit-codes.md": "".join(_exit_codes()),
         "docs/checks.md": "".join(_checks()),
         "docs/SERVICE_SPEC.md": templates.get_template("SERVICE_SPEC.md.j2").render(known),
+        "docs/ENSEMBLES.md": templates.get_template("ENSEMBLES.md.j2").render(ensembles),
+        "docs/opt-techniques.md": templates.get_template("opt-techniques.md.j2").render(ensembles),
         "docs/RUNBOOK.md": templates.get_template("RUNBOOK.md.j2").render(known),
     }
     return {path: _WRITTEN + text.rstrip() + "\n" for path, text in written.items()}
@@ -232,6 +241,27 @@ def _checks() -> Iterator[str]:
             for each in discover()
         ),
     )
+
+
+def _ensembles() -> dict[str, Any]:
+    """What the pages on ensembles and techniques say: the shipped set, and what is built."""
+    registry = discover_approaches()
+    shipped = load_ensembles(SHIPPED).values()
+    costs = {each.name: cost(each, registry) for each in shipped}
+    stages = {name: {stage.slug for stage in costs[name].stages} for name in costs}
+    return {
+        "ensembles": [Listed(each, costs[each.name], "declared", "") for each in shipped],
+        "slots": dict.fromkeys(
+            member.model.removeprefix(OPEN) for each in shipped for member in each.team.members
+        ),
+        "example": SHIPPED.read_text().splitlines()[-1],
+        "roles": ROLES,
+        "approaches": approach_rows(registry),
+        "roles_of": {each.slug: each.roles({}) for each in registry},
+        "used_in": {
+            each.slug: [name for name in stages if each.slug in stages[name]] for each in registry
+        },
+    }
 
 
 def _facts() -> dict[str, Any]:

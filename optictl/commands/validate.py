@@ -22,6 +22,12 @@ def validate(
         str | None,
         typer.Option("--optillm-api-key-file", metavar="FILE", help="Only the clients' key."),
     ] = None,
+    ensembles: Annotated[
+        Path | None, typer.Option("--ensembles", metavar="FILE", help="Only these ensembles.")
+    ] = None,
+    single_model_ensembles: Annotated[
+        bool, typer.Option("--single-model-ensembles", help="Permit those of one model there.")
+    ] = False,
     config: ConfigPath = None,
     user: UserScope = False,
     sets: Sets = None,
@@ -46,10 +52,16 @@ def validate(
     # Imported here: `optictl --help` needs no pydantic.
     from optictl.validating import validate_files, validate_site
 
-    if proxy_config is None and optillm_api_key_file is None:
+    if all(given is None for given in (proxy_config, optillm_api_key_file, ensembles)):
         found = validate_site(open_machine(config, sets, user=user))
     else:
-        found = validate_files(proxy_config, optillm_api_key_file, os.environ)
+        found = validate_files(
+            proxy_config,
+            optillm_api_key_file,
+            os.environ,
+            ensembles=ensembles,
+            single=single_model_ensembles,
+        )
     if as_json:
         emit_json(Result("validate", {"valid": list(found.of)}))
     else:

@@ -47,6 +47,17 @@ def key(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_is_wrong_with_ensembles_is_found_with_all_else(pool: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "ensembles.jsonl"
+    row = {"ensemble": "opt-a-fast-s", "approach": "moa", "members": [{"model": "a"}]}
+    registry.write_text(json.dumps(row) + "\n")
+    environ = {"OPENAI_API_KEY": KEY}
+    with pytest.raises(ConfigError, match=rf"{registry}:1: .*two"):
+        validate_files(pool, None, environ, ensembles=registry)
+    found = validate_files(pool, None, environ, ensembles=registry, single=True)
+    assert f"{registry} (1 ensemble)" in found.line()
+
+
 class TestFiles:
     """As the unit calls it before a reload."""
 

@@ -1,0 +1,27 @@
+"""Files that others own, in which a part is ours: our part taken out, or put as it once was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optictl.artifact import Shared
+from optictl.blocks import block_lines, with_block, without_block
+from optictl.handles import our_rows, with_handles
+
+
+def without(shared: Shared, content: bytes, path: Path) -> bytes:
+    """The file without our part: as it would be had we never written to it.
+
+    Raises `ConfigError` with FILE:LINE for markers that are broken.
+    """
+    if shared == "handles":
+        return with_handles(content, [], path)
+    return without_block(content, path)
+
+
+def transplanted(shared: Shared, content: bytes, source: bytes, path: Path) -> bytes:
+    """``content`` with the part that is ours in ``source``, another state of the same file."""
+    if shared == "handles":
+        return with_handles(content, our_rows(source), path)
+    lines = block_lines(source, path) or ()
+    return with_block(content, lines, path, where=shared)
