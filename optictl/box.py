@@ -21,6 +21,7 @@ from optictl.options import config_path
 from optictl.render import reached_at
 from optictl.site import KeyPlace
 from optictl.systemd import Manager, Run, Unit
+from proxy.errors import ConfigError
 from proxy.settings import Secret
 
 
@@ -143,6 +144,14 @@ class Box:
             details = self.get(f"{self._readiness}/details", self.master_key)
             told = said_json(details).get("litellm_version")
         return None if told is None else str(told)
+
+    @property
+    def told_version(self) -> str | None:
+        """The same; None also where the gateway is not to be asked."""
+        try:
+            return self.litellm_version
+        except (CannotTell, ConfigError):
+            return None
 
     @property
     def _readiness(self) -> str:

@@ -27,8 +27,16 @@ class Desired:
     places: Places
 
 
-def desired(site: Site, *, systemd: int | None = None, root: Path = Path("/")) -> Desired:
+def desired(
+    site: Site,
+    *,
+    systemd: int | None = None,
+    root: Path = Path("/"),
+    aliases: Mapping[str, str] | None = None,
+) -> Desired:
     """Render ``site`` for this machine; ``systemd`` is its version, asked for where it is None.
+
+    ``aliases`` are the variables by which the proxy knows LiteLLM's handles.
 
     Keys and the registry of ensembles are read in the staging tree ``root``, where they are there.
 
@@ -43,6 +51,7 @@ def desired(site: Site, *, systemd: int | None = None, root: Path = Path("/")) -
         home=home,
         python=Path(sys.base_prefix).resolve(),
         ensembles=rendered(site, places, root),
+        aliases=aliases or {},
     )
     return Desired(tuple(render(site, facts, secrets_of(site, root), places)), places)
 

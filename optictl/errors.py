@@ -14,6 +14,7 @@
     │   └── UnitFailed            a unit did not come up; with what it said
     ├── UpgradeFailed             the new version is none, or does not take the settings
     ├── GatewayFailed             LiteLLM does not restart, or does not come back
+    ├── EnsembleFailed            a handle is there and does not answer as it should
     ├── WarmupFailed              the service did not get to answer
     ├── Drifted                   a file is not as declared
     ├── NotRunning                exit 3
@@ -101,6 +102,10 @@ class UpgradeFailed(OptictlError):
 
 class GatewayFailed(OptictlError):
     code = "gateway_failed"
+
+
+class EnsembleFailed(OptictlError):
+    code = "ensemble_failed"
 
 
 class WarmupFailed(OptictlError):

@@ -15,16 +15,18 @@ from optictl.site import Gateway
 TIMEOUT = 120.0
 #: Seconds between two looks, and between two words on them.
 _PAUSE, _SPACING = 0.5, 5.0
+#: Seconds for one answer.
+_ANSWER = 3.0
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def restart_gateway(
     gateway: Gateway,
-    http: httpx.Client,
     tell: Callable[[str], None],
     *,
     timeout: float = TIMEOUT,
+    transport: httpx.BaseTransport | None = None,
     run: Run | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -46,14 +48,18 @@ def restart_gateway(
     if ended.returncode:
         said = (ended.stderr or ended.stdout).strip() or f"exit status {ended.returncode}"
         raise GatewayFailed(f"gateway.restart: {command}: {said}")
-    while trouble := _trouble(gateway, http):
-        now = clock()
-        if now - began >= timeout:
-            raise GatewayFailed(f"the gateway has not come back within {timeout:g} s: {trouble}")
-        if now - told >= _SPACING:
-            tell(f"wait for the gateway ({now - began:.0f} s): {trouble}")
-            told = now
-        sleep(_PAUSE)
+    # trust_env: HTTP_PROXY is for hosts elsewhere.
+    with httpx.Client(timeout=_ANSWER, trust_env=False, transport=transport) as http:
+        while trouble := _trouble(gateway, http):
+            now = clock()
+            if now - began >= timeout:
+                raise GatewayFailed(
+                    f"the gateway has not come back within {timeout:g} s: {trouble}"
+                )
+            if now - told >= _SPACING:
+                tell(f"wait for the gateway ({now - began:.0f} s): {trouble}")
+                told = now
+            sleep(_PAUSE)
     return clock() - began
 
 

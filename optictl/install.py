@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pwd
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optictl.apply import Applied, apply, recover, rollback, uninstall
 from optictl.bring_up import Standing, Tell, bring_up, forget, make_user, run_with, take_down
 from optictl.dry_run import DryRunSystem, Step
-from optictl.errors import RolledBack, SystemdFailed
+from optictl.errors import GatewayFailed, RolledBack, SystemdFailed
 from optictl.machine import Machine
 from optictl.plan import Effects, Plan
 from optictl.settled import Settled, is_settled, unsettle
@@ -61,9 +61,9 @@ def install_site(
 ) -> Done:
     """Make the machine as the site declares it.
 
-    ``agree`` raises where that shall not be. Raises `HandEdited`, `Locked`, `UnitFailed` where
-    nothing on disk was at fault, and `RolledBack` where the new files were: they are the old ones
-    again then, and so is the service.
+    ``agree`` raises where that shall not be. Raises `HandEdited`, `Locked`, `UnitFailed` and
+    `GatewayFailed` where nothing on disk was at fault, and `RolledBack` where the new files were:
+    they are the old ones again then, and so is the service.
     """
     system, records = machine.system, machine.records
     with system.lock(records.lock):
@@ -100,6 +100,8 @@ def roll_back(machine: Machine, n: int, *, force: bool = False, tell: Tell) -> D
                 manager, applied.effects, now, tell, socket=_has(system, machine.places.socket)
             )
             Settled.of(State.load(system, records)).save(system, records)
+        if applied.effects.gateway:
+            machine.restart_gateway(tell)
         return Done(applied)
 
 
@@ -130,6 +132,8 @@ def remove(machine: Machine, *, purge: bool, force: bool = False, tell: Tell) ->
         )
         if manager is not None and before is not None:
             forget(manager, before, tell)
+        if manager is not None and applied.effects.gateway:
+            machine.restart_gateway(tell)
     left = _purge(machine) if purge else ()
     return Done(applied, already=not applied.changed and not ours, left=left)
 
@@ -144,7 +148,8 @@ class _Installation:
         self._tell = tell
         self._before = Standing.of(manager, machine.service, machine.socket)
         settled = is_settled(plan.state, machine.system, machine.records)
-        self._effects = plan.effects if settled else _ALL
+        shared = any(each.shared == "router" for each in plan.files.values())
+        self._effects = plan.effects if settled else replace(_ALL, gateway=shared)
 
     def run(self, agree: Callable[[Proposal], None], note: str) -> Done:
         machine, system, records = self._machine, self._machine.system, self._machine.records
@@ -159,7 +164,9 @@ class _Installation:
         applied = apply(self._plan, system, records, note)
         try:
             bring_up(self._manager, self._effects, self._before, self._tell)
-        except (SystemdFailed, KeyboardInterrupt) as error:
+            if self._effects.gateway:
+                self._machine.restart_gateway(self._tell)
+        except (SystemdFailed, GatewayFailed, KeyboardInterrupt) as error:
             if applied.checkpoint is None:
                 raise
             self._undo(error)
@@ -185,7 +192,12 @@ class _Installation:
             else:
                 Settled.of(State.load(system, records)).save(system, records)
                 outcome += ", and the old service serves"
-        if isinstance(error, SystemdFailed):
+        if self._plan.effects.gateway:
+            try:
+                self._machine.restart_gateway(self._tell)
+            except GatewayFailed as worse:
+                outcome += f", but LiteLLM does not come back either: {worse}"
+        if isinstance(error, SystemdFailed | GatewayFailed):
             raise RolledBack(f"{error}\nrolled back: {outcome}") from error
 
     def _quiet(self, now: Standing) -> None:

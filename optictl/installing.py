@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -43,10 +43,12 @@ def run(
     dry_run: bool = False,
     as_json: bool = False,
     agree: Callable[[Proposal], None] = lambda proposal: None,
+    then: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
     """Install, say what was done, and end the command.
 
-    ``agree`` has a word before the operator does, and raises where it shall not be.
+    ``agree`` has a word before the operator does, and raises where it shall not be. ``then`` does
+    what is to be done with a service that runs; what it finds is part of the answer.
     """
     proposals: list[Proposal] = []
     if dry_run:
@@ -64,6 +66,7 @@ def run(
     tell = telling(dry_run=dry_run)
     done = install_site(machine, agree=asked, tell=tell, force=force, note=command)
     proof = [] if dry_run or machine.manager is None else _prove(machine)
+    more = {} if dry_run or then is None else then()
     failed = [each.check.name for each in proof if each.finding.status == "fail"]
     exit_code = Exit.FAILED if failed else Exit.OK
     message = f"installed, and these checks fail: {', '.join(failed)}; see: optictl check"
@@ -75,6 +78,7 @@ def run(
             "checkpoint": None if dry_run else done.applied.checkpoint,
             "plan": proposals[0].plan.as_json() if proposals else None,
             "checks": [each.as_json() for each in proof],
+            **more,
         }
         errors = [{"code": "check_failed", "message": message}] if failed else []
         emit_json(Result(command, found, exit_code, errors))
@@ -90,7 +94,10 @@ def run(
 def would(machine: Machine) -> Machine:
     """The same machine, on which nothing is done."""
     manager = None if machine.manager is None else DryRunManager(machine.manager)
-    return machine.on(DryRunSystem(machine.system), manager)
+    gateway = machine.site.gateway
+    command = "" if gateway is None else " ".join(gateway.restart)
+    restart = f"restart the gateway: {command}"
+    return machine.on(DryRunSystem(machine.system), manager, lambda tell: tell(restart))
 
 
 def telling(*, dry_run: bool = False) -> Callable[[str], None]:

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from optictl import systemd
 from optictl.apply import observe
 from optictl.artifact import Artifact
 from optictl.desired import desired, home_of
+from optictl.ensemble_registry import registry_of, wanted
+from optictl.key_places import read_key
+from optictl.litellm_entries import Version
 from optictl.places import Places
 from optictl.plan import Plan, plan
+from optictl.render import reached_at
 from optictl.site import Site
 from optictl.site_loading import Loaded
 from optictl.state import Records, State
 from optictl.system import System
 from optictl.systemd import Manager, Run
+from optictl.wiring import alias_lines, parts, wired
+from proxy.ensembles import Ensemble
+
+#: Restarts LiteLLM and waits for it; hears each step.
+RestartGateway = Callable[[Callable[[str], None]], None]
 
 
 class Machine:
     """What every command of the operator works on.
 
     ``manager`` is None in a staging tree, which no systemd runs. ``systemd`` is the version to
-    render for, asked for where it is None. ``root`` is the staging tree's.
+    render for, asked for where it is None. ``root`` is the staging tree's. ``handles`` are the
+    ensembles that LiteLLM shall have of us, where they are others than it has; ``litellm`` is its
+    version, where that is known. ``restart_gateway``
+    takes the place of LiteLLM's own command.
     """
 
     def __init__(
@@ -34,20 +48,46 @@ class Machine:
         *,
         systemd: int | None = None,
         root: Path = Path("/"),
+        handles: Sequence[str] | None = None,
+        litellm: Version | None = None,
+        restart_gateway: RestartGateway | None = None,
     ) -> None:
         self.loaded = loaded
         self.system = system
         self.manager = manager
         self._systemd = systemd
         self._root = root
+        self._handles = handles
+        self._litellm = litellm
+        #: Raises `GatewayFailed`.
+        self.restart_gateway = restart_gateway or self._restart_gateway
 
     def anew(self) -> Machine:
         """The same, with nothing remembered."""
-        return self.on(self.system, self.manager)
+        return self._copy()
 
-    def on(self, system: System, manager: Manager | None) -> Machine:
+    def on(
+        self, system: System, manager: Manager | None, restart_gateway: RestartGateway | None = None
+    ) -> Machine:
         """The same site on other ports."""
-        return Machine(self.loaded, system, manager, systemd=self._systemd, root=self._root)
+        again = restart_gateway or self.restart_gateway
+        return self._copy(system=system, manager=manager, restart_gateway=again)
+
+    def wired_as(self, handles: Sequence[str], litellm: Version | None = None) -> Machine:
+        """The same, where LiteLLM, of the version ``litellm``, shall have these ensembles of us."""
+        return self._copy(handles=tuple(handles), litellm=litellm)
+
+    def _copy(self, **changed: Any) -> Machine:
+        given: dict[str, Any] = {
+            "system": self.system,
+            "manager": self.manager,
+            "systemd": self._systemd,
+            "root": self._root,
+            "handles": self._handles,
+            "litellm": self._litellm,
+            "restart_gateway": self.restart_gateway,
+        }
+        return Machine(self.loaded, **{**given, **changed})
 
     @property
     def site(self) -> Site:
@@ -78,8 +118,31 @@ class Machine:
 
     @cached_property
     def artifacts(self) -> tuple[Artifact, ...]:
-        """Every file of the site. Raises as `optictl.desired.desired` does."""
-        return desired(self.site, systemd=self._systemd, root=self._root).artifacts
+        """Every file of the site, and our parts of LiteLLM's.
+
+        Raises as `optictl.desired.desired` and `optictl.wiring.parts` do.
+        """
+        site, on = self.site, self.ensembles
+        made = desired(site, systemd=self._systemd, root=self._root, aliases=alias_lines(on))
+        key = None if not on or site.proxy.key is None else read_key(site.proxy.key, self._root)
+        url = f"{reached_at(site.proxy)}/v1"
+        return (
+            *made.artifacts,
+            *parts(self.system, site, on, url=url, key=key, version=self._litellm),
+        )
+
+    @cached_property
+    def handles(self) -> tuple[str, ...]:
+        """The ensembles that LiteLLM has of us, or shall have."""
+        return wired(self.system, self.site) if self._handles is None else tuple(self._handles)
+
+    @cached_property
+    def ensembles(self) -> tuple[Ensemble, ...]:
+        """The same with their members. Raises `UsageError` for what the site cannot have."""
+        if not self.handles:
+            return ()
+        rows = registry_of(self.site, self.places, self._root)
+        return tuple(wanted(rows, name) for name in self.handles)
 
     def plan(self, *, force: bool = False) -> Plan:
         """From what is on disk now to what is declared."""
@@ -104,6 +167,13 @@ class Machine:
         written = any(change.path == self.places.service for change in plan.pending)
         confined = self.manager is not None and self.manager.scope == "system"
         return self.exposure() if written and confined else None
+
+    def _restart_gateway(self, tell: Callable[[str], None]) -> None:
+        # Imported here: only this needs an HTTP client.
+        from optictl.gateway_service import restart_gateway
+
+        if self.site.gateway is not None:
+            restart_gateway(self.site.gateway, tell)
 
     def _plan(self, artifacts: tuple[Artifact, ...], force: bool) -> Plan:
         state = State.load(self.system, self.records)

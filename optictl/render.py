@@ -9,7 +9,7 @@ import ipaddress
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -45,6 +45,8 @@ class Facts:
     python: Path = Path("/usr")
     #: The rows of its ensembles, a JSON object a line.
     ensembles: str = ""
+    #: The variables by which the proxy knows LiteLLM's handles.
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(
@@ -86,7 +88,8 @@ def _artifacts(
 
     yield artifact(places.service, texts.of("service.j2"), "restart", unit=True)
     yield artifact(places.socket, texts.of("socket.j2"), "rebind", unit=True)
-    variables = [env_line(*each) for each in site.service.environment.items()]
+    given = {**site.service.environment, **facts.aliases}
+    variables = [env_line(*each) for each in given.items()]
     if site.upstream.key is not None:
         variables.append(env_line("OPENAI_API_KEY", secrets["upstream.key"].reveal()))
     # systemd reads this file and the key anew only at a start.

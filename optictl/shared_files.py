@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from optictl.artifact import Shared
 from optictl.blocks import block_lines, with_block, without_block
 from optictl.handles import our_rows, with_handles
+
+
+def part(shared: Shared, content: bytes, path: Path) -> bytes:
+    """What is ours in the file."""
+    if shared == "handles":
+        return json.dumps(our_rows(content)).encode()
+    return "\n".join(block_lines(content, path) or ()).encode()
 
 
 def without(shared: Shared, content: bytes, path: Path) -> bytes:

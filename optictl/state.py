@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from optictl.artifact import Artifact, Effect, Shared
 from optictl.errors import CannotRead
+from optictl.shared_files import part
 from optictl.system import System
 
 T = TypeVar("T")
@@ -64,8 +65,10 @@ class Written:
 
     @classmethod
     def of(cls, artifact: Artifact) -> Written:
+        # Of somebody else's file we remember our part alone: the rest changes without us.
+        content, shared = artifact.content, artifact.shared
         return cls(
-            digest(artifact.content),
+            digest(content if shared is None else part(shared, content, artifact.path)),
             artifact.mode,
             artifact.sensitive,
             artifact.unit,

@@ -41,16 +41,15 @@ class Life:
         def sleep(seconds: float) -> None:
             self.now += seconds
 
-        with httpx.Client(transport=httpx.MockTransport(self.answer)) as http:
-            return restart_gateway(
-                GATEWAY,
-                http,
-                self.told.append,
-                timeout=timeout,
-                run=run,
-                clock=lambda: self.now,
-                sleep=sleep,
-            )
+        return restart_gateway(
+            GATEWAY,
+            self.told.append,
+            timeout=timeout,
+            run=run,
+            transport=httpx.MockTransport(self.answer),
+            clock=lambda: self.now,
+            sleep=sleep,
+        )
 
 
 def test_its_command_is_run_and_its_life_waited_for() -> None:
@@ -77,5 +76,5 @@ def test_one_that_does_not_come_back_is_given_up() -> None:
 
 def test_a_command_that_is_not_there_is_named() -> None:
     gateway = GATEWAY.model_copy(update={"restart": ("/nowhere/restart",)})
-    with httpx.Client() as http, pytest.raises(GatewayFailed, match="cannot run /nowhere/restart"):
-        restart_gateway(gateway, http, print)
+    with pytest.raises(GatewayFailed, match="cannot run /nowhere/restart"):
+        restart_gateway(gateway, print)
