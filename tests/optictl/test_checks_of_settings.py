@@ -74,6 +74,15 @@ class TestDrift:
         assert finding.saw == f"not as declared: {ENV}"
         assert finding.fix.startswith("optictl install")
 
+    def test_and_can_be_written_again(self, make_box: MakeBox) -> None:
+        box = make_box("service: {user: root}\nproxy: {base_model: sim}\n")
+        install(box)
+        disk(box).remove(ENV)
+        repair = found("drift", box).repair
+        assert repair is not None
+        assert str(ENV) in repair()
+        assert found("drift", box.anew()).status == "ok"
+
     def test_what_others_have_written_is_to_be_looked_at(self, make_box: MakeBox) -> None:
         box = make_box()
         install(box).put(UNIT, b"[Service]\nExecStart=/usr/bin/other\n")

@@ -396,12 +396,12 @@ def test_a_changed_port_is_listened_on(installed: Lab) -> None:
 
 
 def test_a_saved_plan_is_carried_out_once(installed: Lab) -> None:
-    plan = ("plan", "--out", "/root/next.plan", "--set", "proxy.workers=2")
+    plan = ("plan", "--out", "/srv/next.plan", "--set", "proxy.workers=2")
     assert optictl(installed, *plan, "--detailed-exitcode").returncode == 2
-    assert installed.run("stat", "--format", "%a", "/root/next.plan") == "600"
-    assert optictl(installed, "apply", "/root/next.plan").returncode == 0
+    assert installed.run("stat", "--format", "%a", "/srv/next.plan") == "600"
+    assert optictl(installed, "apply", "/srv/next.plan").returncode == 0
     assert "--workers 2" in installed.show(SERVICE, "ExecStart")
-    outdated = answered(installed, "apply", "/root/next.plan")
+    outdated = answered(installed, "apply", "/srv/next.plan")
     assert (outdated["exit_code"], outdated["errors"][0]["code"]) == (2, "plan_outdated")
 
 
