@@ -55,10 +55,10 @@ demo: $(READY)  ## One question through five approaches on a simulated model, wi
 test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages
 	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadfile
 
-test-system: $(READY)  ## What needs root or Debian packages
+test-system: $(READY) $(LITELLM)/.ready  ## What needs root or Debian packages
 	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends curl systemd util-linux; }
-	@$(BIN)/python -m pytest -q -m system tests/system
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m system tests/system
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -135,6 +135,8 @@ def uninstall(
             [], observe(system, [], state), state, service=service, socket=socket, force=force
         )
         done = apply(nothing, system, records, "uninstall", clock=clock)
+        # Of the next installation it says nothing.
+        system.remove(records.tried)
         if purge:
             _purge(system, records)
         return Applied(done.changed, done.effects, None if purge else done.checkpoint, recovered)
@@ -220,7 +222,7 @@ def _purge(system: System, records: Records) -> None:
         checkpoint.discard(system, records, checkpoint.folder_of(number))
     if system.is_folder(records.checkpoints):
         system.remove_folder(records.checkpoints)
-    for record in (records.state, records.settled):
+    for record in (records.state, records.settled, records.tried):
         system.remove(record)
         system.discard(record)
     system.remove(records.lock)

@@ -9,8 +9,9 @@ from typing import Literal
 #: What a change of a file asks for: the socket to listen anew and the service with it, the service
 #: started anew, its HUP, the gateway started anew, or nothing.
 Effect = Literal["rebind", "restart", "reload", "gateway", "none"]
-#: A file of somebody else's in which a part is ours, by how that part is marked there.
-Shared = Literal["router", "env", "handles"]
+#: A file of somebody else's in which a part is ours, by how that part is marked there; or one of
+#: ours, "models", that somebody else's includes: it loses what stands in it, but is never removed.
+Shared = Literal["router", "env", "handles", "models"]
 
 
 @dataclass(frozen=True, slots=True)

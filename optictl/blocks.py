@@ -19,10 +19,11 @@ from optictl.unit_file import environment_file
 from proxy.errors import ConfigError
 
 BEGIN, END = "# BEGIN OPTICTL AUTO", "# END OPTICTL AUTO"
-#: The file: LiteLLM's router.yaml, where our lines are models, or a file of variables.
+#: The file: LiteLLM's router.yaml, or a file of variables.
 Where = Literal["router", "env"]
 
-_KEY = "model_list"
+#: Whose entries our lines are in a router.yaml: models, or files that it includes.
+_MODELS, _FILES = "model_list", "include"
 #: The first line of a block that has lent the line before it an end.
 _LENT = "# The line above had no end; it loses it with this block."
 #: Lines that are meant as our markers, well written or not.
@@ -41,7 +42,7 @@ def block_lines(content: bytes, path: Path) -> tuple[str, ...] | None:
         return None
     plain = text.decode(errors="replace").replace("\r\n", "\n").removesuffix("\n")
     lines = textwrap.dedent(plain).split("\n")[1:-1]
-    for ours in (_LENT, f"{_KEY}:"):
+    for ours in (_LENT, f"{_MODELS}:", f"{_FILES}:"):
         if lines[:1] == [ours]:
             del lines[0]
     return tuple(textwrap.dedent("\n".join(lines)).split("\n")) if lines else ()
@@ -55,10 +56,10 @@ def without_block(content: bytes, path: Path) -> bytes:
 def with_block(content: bytes, lines: Sequence[str], path: Path, *, where: Where) -> bytes:
     """``content`` with ``lines`` as our block, in place of the one that it may have.
 
-    In a router the lines are entries of ``model_list`` in YAML, ``- `` at column 0; a new block
-    is put behind the last one, and one that is there stays in its place. In ``env`` they are
-    assignments, and the block is put at the end, since the last assignment counts. No lines, no
-    block.
+    In a router the lines are entries in YAML, ``- `` at column 0: of ``include`` where they are
+    texts, else of ``model_list``. A new block is put behind the last entry, and one that is there
+    stays in its place. In ``env`` they are assignments, and the block is put at the end, since the
+    last assignment counts. No lines, no block.
 
     Raises `ConfigError` with FILE:LINE for markers as `block_lines` does, and for a file in which
     the lines would not add what they say, or change anything else.
@@ -68,17 +69,18 @@ def with_block(content: bytes, lines: Sequence[str], path: Path, *, where: Where
         return split.outside
     if where == "env":
         return _assigned(split.outside, lines, path)
-    old = _read(split.outside, path)
-    slot = _slot(split.outside, path)
+    old = read_yaml(split.outside, path)
     added = yaml.safe_load("\n".join(lines))
+    key = _FILES if all(isinstance(each, str) for each in added) else _MODELS
+    slot = _slot(split.outside, path, key)
     for at in [slot.at] if split.block is None else [split.at, slot.at]:
         result = _put(split.outside, at, slot.lines(lines), slot.indent)
-        if _adds(old, added, result):
+        if _adds(key, old, added, result):
             return result
     line = _line(split.outside, slot.at)
     raise ConfigError(
-        f"{path}:{line}: our models cannot be added below this line without changing something "
-        f"else; let '{_KEY}' be a list of its own, with lines that begin with '- ' and end"
+        f"{path}:{line}: our entries cannot be added below this line without changing something "
+        f"else; let '{key}' be a list of its own, with lines that begin with '- ' and end"
     )
 
 
@@ -145,20 +147,23 @@ def _assigned(outside: bytes, lines: Sequence[str], path: Path) -> bytes:
     return result
 
 
-def _adds(old: Any, added: list[Any], result: bytes) -> bool:
+def _adds(key: str, old: Any, added: list[Any], result: bytes) -> bool:
     """Whether ``result`` is what ``old`` is with ``added`` somewhere in its list, and no more."""
     try:
         new = yaml.safe_load(result)
-        had, listed = (old or {}).get(_KEY) or [], new[_KEY]
-        if {**new, _KEY: had} != {**(old or {}), _KEY: had}:
+        had, listed = (old or {}).get(key) or [], new[key]
+        if {**new, key: had} != {**(old or {}), key: had}:
             return False
         return any([*had[:at], *added, *had[at:]] == listed for at in range(len(had) + 1))
     except (yaml.YAMLError, ValueError, RecursionError):
         return False
 
 
-def _read(content: bytes, path: Path) -> Any:
-    """The file in plain values: a mapping, or nothing. No message shows what stands in it."""
+def read_yaml(content: bytes, path: Path) -> dict[Any, Any] | None:
+    """A file in plain values: a mapping, or nothing.
+
+    Raises `ConfigError` with FILE:LINE for what is neither; no message shows what stands there.
+    """
     try:
         content.decode()
         value = yaml.safe_load(content)
@@ -172,52 +177,52 @@ def _read(content: bytes, path: Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{path}: not YAML that can be read; look for odd characters") from None
     if value is not None and not isinstance(value, dict):
-        raise ConfigError(f"{path}:1: the file must be a mapping; begin it with '{_KEY}:'")
+        raise ConfigError(f"{path}:1: the file must be a mapping; begin it with '{_MODELS}:'")
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """Where new entries can stand, how far indented, and whether the key is to be written too."""
+    """Where new entries can stand, how far indented, and the key where there is none yet."""
 
     at: int
     indent: str
-    key: bool = False
+    key: str | None = None
 
     def lines(self, entries: Sequence[str]) -> list[str]:
-        if self.key:
-            entries = [f"{_KEY}:", *(f"  {line}" for line in entries)]
+        if self.key is not None:
+            entries = [f"{self.key}:", *(f"  {line}" for line in entries)]
         return [f"{self.indent}{line}" for line in entries]
 
 
-def _slot(content: bytes, path: Path) -> _Slot:
-    """The end of ``model_list``, behind other tools' blocks; of the file where it has none."""
+def _slot(content: bytes, path: Path, name: str) -> _Slot:
+    """The end of the list ``name``, behind other tools' blocks; of the file where it has none."""
     text = content.decode()
     top = yaml.compose(text, Loader=yaml.SafeLoader)
     if top is None:
-        return _Slot(len(content), "", key=True)
+        return _Slot(len(content), "", name)
     assert isinstance(top, yaml.MappingNode)
     if top.flow_style:
         line = top.start_mark.line + 1
         _refuse(path, line, "a file in braces has no place for our lines; write it without them")
     column = top.value[0][0].start_mark.column
     # Where the key stands twice it is the last that counts, as in LiteLLM.
-    found = [at for at, (key, _) in enumerate(top.value) if key.value == _KEY]
+    found = [at for at, (key, _) in enumerate(top.value) if key.value == name]
     if not found:
-        return _Slot(len(content), " " * column, key=True)
+        return _Slot(len(content), " " * column, name)
     key, value = top.value[found[-1]]
     following = top.value[found[-1] + 1 :]
     ends = following[0][0].start_mark.index if following else len(text)
     begins = value.start_mark.index
     if begins < key.start_mark.index:
-        _refuse(path, key.start_mark.line + 1, f"'{_KEY}' is an alias; write the list out here")
+        _refuse(path, key.start_mark.line + 1, f"'{name}' is an alias; write the list out here")
     if isinstance(value, yaml.SequenceNode) and not value.flow_style:
         column = _dash(text, begins)
     elif isinstance(value, yaml.ScalarNode) and begins == value.end_mark.index:
         column += 2
     else:
         line = value.start_mark.line + 1
-        _refuse(path, line, f"'{_KEY}' must have a line of its own for each entry: '- …'")
+        _refuse(path, line, f"'{name}' must have a line of its own for each entry: '- …'")
     spans = [_span(event) for event in yaml.parse(text, Loader=yaml.SafeLoader)]
     ended = [end for start, end in spans if begins <= start < ends]
     end = _next_line(text, max([begins, *ended]))

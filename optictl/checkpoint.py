@@ -208,7 +208,7 @@ def _restore(system: System, copies: Path, entry: Entry, now: Found | None) -> b
     """Put one file back; whether anything was to be done."""
     was = entry.was
     edited = now is not None and entry.becomes not in (None, digest(now.content))
-    if entry.shared is not None and now is not None and edited:
+    if entry.shared is not None and now is not None and (edited or was is None):
         return _restore_part(system, copies, entry, entry.shared, now)
     if was is None:
         if now is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
+import typer
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -13,6 +15,24 @@ def approaches(incomplete: str) -> list[str]:
     from proxy.registry import discover
 
     return [entry.slug for entry in discover() if entry.slug.startswith(incomplete)]
+
+
+def ensembles(ctx: typer.Context, incomplete: str) -> list[str]:
+    """By the registry of the site that the line names."""
+    # Imported here: they take pydantic.
+    from optictl.ensemble_registry import registry_of
+    from optictl.errors import OptictlError
+    from optictl.options import open_machine
+    from proxy.errors import ConfigError
+
+    given = ctx.params
+    try:
+        machine = open_machine(given.get("config"), user=bool(given.get("user")))
+        rows = registry_of(machine.site, machine.places)
+    except (OptictlError, ConfigError):
+        return []
+    names = (row.declared.name for row in rows)
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def checks(incomplete: str) -> list[str]:

@@ -33,10 +33,13 @@ def desired(
     systemd: int | None = None,
     root: Path = Path("/"),
     aliases: Mapping[str, str] | None = None,
+    model_map: Mapping[str, str] | None = None,
+    degraded: bool = False,
 ) -> Desired:
     """Render ``site`` for this machine; ``systemd`` is its version, asked for where it is None.
 
-    ``aliases`` are the variables by which the proxy knows LiteLLM's handles.
+    ``aliases`` are the variables by which the proxy knows LiteLLM's handles, ``model_map`` are the
+    names under which it calls base models. ``degraded``: it answers every request by ``none``.
 
     Keys and the registry of ensembles are read in the staging tree ``root``, where they are there.
 
@@ -52,6 +55,8 @@ def desired(
         python=Path(sys.base_prefix).resolve(),
         ensembles=rendered(site, places, root),
         aliases=aliases or {},
+        model_map=model_map or {},
+        degraded=degraded,
     )
     return Desired(tuple(render(site, facts, secrets_of(site, root), places)), places)
 

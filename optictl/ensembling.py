@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
+from optictl import warm_command
 from optictl.box import Box, NoAnswer, said_json
 from optictl.errors import EnsembleFailed
+from optictl.gateway import Graph
 from optictl.gateway_site import site_graph
 from optictl.install import Proposal
 from optictl.machine import Machine
+from optictl.site import Gateway
+from optictl.tried import Tried, remember
 from proxy.ensembles import Ensemble
 
 #: Seconds for a member's first answer: its model may have to be loaded.
@@ -20,23 +23,6 @@ _COLD = 300.0
 _TRIAL = 16
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """Seconds until each member, and then the handle, had answered."""
-
-    handle: float
-    members: Mapping[str, float] = field(default_factory=dict)
-    #: Members that did not answer, and what came instead.
-    missing: Mapping[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "handle": round(self.handle, 3),
-            "members": {model: round(seconds, 3) for model, seconds in self.members.items()},
-            "missing": dict(self.missing),
-        }
 
 
 def switched(machine: Machine, name: str, *, off: bool, litellm: str | None = None) -> Machine:
@@ -57,26 +43,48 @@ def switched(machine: Machine, name: str, *, off: bool, litellm: str | None = No
     return made
 
 
-def refuse_loops(machine: Machine, proposal: Proposal) -> None:
-    """Raise `ConfigError` with every way on which a request would come back to the proxy."""
+def graph_after(machine: Machine, proposal: Proposal) -> Graph | None:
+    """The routing graph as ``proposal`` would leave it. Raises as `site_graph` does."""
     to_write = {
         change.path: b"" if change.after is None else change.after.content
         for change in proposal.plan.changes
     }
-    graph = site_graph(machine, to_write=to_write)
+    return site_graph(machine, to_write=to_write)
+
+
+def refuse_loops(machine: Machine, proposal: Proposal) -> None:
+    """Raise `ConfigError` with every way on which a request would come back to the proxy."""
+    graph = graph_after(machine, proposal)
     if graph is not None:
         graph.refuse_loops()
 
 
-def try_out(box: Box, ensemble: Ensemble, tell: Tell, *, warm: bool = True) -> Tried:
-    """Ask every member once through LiteLLM, then the handle.
+def prove(box: Box, ensemble: Ensemble, tell: Tell, *, warm: bool = True) -> Tried:
+    """`try_out`, and write down in our records what came of it."""
+    system, records = box.machine.system, box.machine.records
+    try:
+        tried = try_out(box, ensemble, tell, warm=warm)
+    except EnsembleFailed as error:
+        remember(system, records, ensemble, str(error), time.time())
+        raise
+    remember(system, records, ensemble, tried, time.time())
+    return tried
 
-    Raises `EnsembleFailed` where fewer proposers than it needs answer, or the handle does not.
+
+def try_out(box: Box, ensemble: Ensemble, tell: Tell, *, warm: bool = True) -> Tried:
+    """Ask every member once through LiteLLM, after ``gateway.warm_command``; then the handle.
+
+    Raises `EnsembleFailed` where that command fails, fewer proposers than it needs answer, or the
+    handle does not.
     """
+    if warm:
+        _load(box, ensemble, tell)
     members: dict[str, float] = {}
     missing: dict[str, str] = {}
+    model_map = box.machine.route.model_map
     for model in dict.fromkeys(member.model for member in ensemble.team.members if warm):
-        seconds, trouble = _ask(box, model, 1)
+        # A base handle that goes through us would have an approach answer.
+        seconds, trouble = _ask(box, model_map.get(model, model), 1)
         if trouble:
             missing[model] = trouble
             tell(f"{model}: {trouble}")
@@ -95,10 +103,40 @@ def try_out(box: Box, ensemble: Ensemble, tell: Tell, *, warm: bool = True) -> T
     return Tried(seconds, members, missing)
 
 
-def _ask(box: Box, model: str, tokens: int) -> tuple[float, str]:
-    """Seconds until LiteLLM had an answer of ``model``, and what was wrong with it, if anything."""
+def _load(box: Box, ensemble: Ensemble, tell: Tell) -> None:
+    """Run the site's ``gateway.warm_command``, where it has one."""
+    command = warm_command.filled(_gateway(box).warm_command, ensemble)
+    if not command:
+        return
+    hide = _hiding(box)
+    tell(f"load the members: {shlex.join(command)}")
+    try:
+        warm_command.run(command, lambda line: tell(hide(line)))
+    except EnsembleFailed as error:
+        raise EnsembleFailed(hide(str(error))) from None
+
+
+def _hiding(box: Box) -> Callable[[str], str]:
+    """Takes the site's keys out of what others say."""
+    keys = [key for key in (box.master_key, box.upstream_key, box.proxy_key) if key is not None]
+
+    def hide(text: str) -> str:
+        for key in keys:
+            text = key.redact(text)
+        return text
+
+    return hide
+
+
+def _gateway(box: Box) -> Gateway:
     gateway = box.machine.site.gateway
     assert gateway is not None  # its files have just been written
+    return gateway
+
+
+def _ask(box: Box, model: str, tokens: int) -> tuple[float, str]:
+    """Seconds until LiteLLM had an answer of ``model``, and what was wrong with it, if anything."""
+    gateway = _gateway(box)
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "Hello"}],
@@ -115,7 +153,8 @@ def _ask(box: Box, model: str, tokens: int) -> tuple[float, str]:
         return time.monotonic() - began, ""
     error = said.get("error")
     words = error.get("message") if isinstance(error, dict) else None
-    return time.monotonic() - began, f"HTTP {answer.status_code}: {str(words or 'no answer')[:300]}"
+    told = _hiding(box)(str(words or "no answer"))[:300]
+    return time.monotonic() - began, f"HTTP {answer.status_code}: {told}"
 
 
 def _version(text: str) -> tuple[int, ...] | None:

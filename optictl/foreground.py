@@ -13,6 +13,7 @@ from optictl.ensemble_registry import rendered
 from optictl.machine import Machine
 from optictl.program_path import program_path
 from optictl.render import FLOOR, Facts, proxy_key_file, render, serve_words
+from optictl.wiring import alias_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,14 @@ def foreground(machine: Machine) -> Iterator[Foreground]:
         systemd=FLOOR,
         home=machine.home,
         ensembles=rendered(site, machine.places),
+        model_map=machine.route.model_map,
+        degraded=machine.degraded,
     )
     with tempfile.TemporaryDirectory(prefix="optictl-run-") as folder:
         places = replace(machine.places, config=Path(folder))
+        read = (places.proxy_config, places.proxy_key, places.ensembles, places.degraded)
         for artifact in render(site, facts, secrets, places):
-            if artifact.path in (places.proxy_config, places.proxy_key, places.ensembles):
+            if artifact.path in read:
                 artifact.path.touch(mode=0o600)
                 artifact.path.write_bytes(artifact.content)
         key = proxy_key_file(site, places)
@@ -50,4 +54,5 @@ def foreground(machine: Machine) -> Iterator[Foreground]:
             words += ["--optillm-api-key-file", str(key)]
         upstream = secrets.get("upstream.key")
         given = {} if upstream is None else {"OPENAI_API_KEY": upstream.reveal()}
-        yield Foreground(words, {**site.service.environment, **given})
+        aliases = alias_lines(machine.ensembles)
+        yield Foreground(words, {**site.service.environment, **aliases, **given})

@@ -12,7 +12,7 @@ from typing import Literal
 from optictl.gateway_config import Config, Mapped
 from proxy.strict import did_you_mean
 
-Kind = Literal["loop", "missing", "unset", "duplicate", "unknown_key"]
+Kind = Literal["loop", "missing", "unset", "duplicate", "unknown_key", "switch"]
 
 #: Parameters that a backend may know, and LiteLLM does not.
 _BACKENDS = frozenset({

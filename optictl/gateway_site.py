@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optictl.gateway import Graph, Ours
 from optictl.gateway_config import Config, Read, read_config, variables_in
 from optictl.gateway_files import find_litellm
-from optictl.machine import Machine
 from optictl.own_host import Host, this_host
+from optictl.site import Site
+from optictl.system import System
 from optictl.unit_file import environment_file
 from proxy.ensembles import aliases_of
 from proxy.ensembles_file import loads as ensembles_of
 from proxy.upstream.config import ProviderConfig
+
+if TYPE_CHECKING:
+    from optictl.machine import Machine
 
 
 def site_graph(
@@ -33,6 +38,9 @@ def site_graph(
     if site.gateway is None or config is None:
         return None
     own = environment_file(read(places.env) or b"")
+    pool = _providers(read(places.proxy_config), places.proxy_config, own)
+    # The proxy takes them for one (`proxy.upstream.limits.pools_of`).
+    alone = pool[0] if [each.base_url for each in pool] == [site.upstream.base_url] else None
     ensembles = read(places.ensembles)
     return Graph(
         config=config,
@@ -40,8 +48,8 @@ def site_graph(
             port=site.proxy.port,
             base_model=site.proxy.base_model,
             approach=site.proxy.approach,
-            upstream=ProviderConfig("upstream", site.upstream.base_url),
-            pool=_providers(read(places.proxy_config), places.proxy_config, own),
+            upstream=alone or ProviderConfig("upstream", site.upstream.base_url),
+            pool=pool,
             ensembles=ensembles_of(
                 (ensembles or b"").decode(errors="replace"), places.ensembles, single=True
             ),
@@ -58,12 +66,16 @@ def site_config(machine: Machine, read: Read) -> Config | None:
     Its variables are those of its unit, of the files that this names or that stand beside
     ``router``, and of ``gateway.env_file``; the last that sets one counts.
     """
-    gateway = machine.site.gateway
+    return litellm_config(machine.system, machine.site, machine.home, read)
+
+
+def litellm_config(system: System, site: Site, home: Path, read: Read) -> Config | None:
+    """`site_config` of a site whose service's user lives in ``home``."""
+    gateway = site.gateway
     if gateway is None or gateway.router is None:
         return None
     router = Path(gateway.router)
-    user = machine.site.service.scope == "user"
-    found = find_litellm(machine.system, router, [machine.home], user)
+    found = find_litellm(system, router, [home], site.service.scope == "user")
     variables = {} if found is None else dict(found.variables)
     if gateway.env_file is not None:
         variables |= variables_in(read(Path(gateway.env_file)) or b"")

@@ -14,10 +14,10 @@ from pathlib import Path
 from optictl.apply import Applied, apply, recover, rollback, uninstall
 from optictl.bring_up import Standing, Tell, bring_up, forget, make_user, run_with, take_down
 from optictl.dry_run import DryRunSystem, Step
-from optictl.errors import GatewayFailed, RolledBack, SystemdFailed
+from optictl.errors import GatewayFailed, OptictlError, RolledBack, SystemdFailed
 from optictl.machine import Machine
 from optictl.plan import Effects, Plan
-from optictl.settled import Settled, is_settled, unsettle
+from optictl.settled import Settled, is_settled, owes_gateway, unsettle
 from optictl.state import State
 from optictl.system import System
 from optictl.systemd import Manager
@@ -94,14 +94,14 @@ def roll_back(machine: Machine, n: int, *, force: bool = False, tell: Tell) -> D
             return Done(take_back(system))
         before = Standing.of(manager, machine.service, machine.socket)
         applied = _take_back(machine, manager, before, take_back, tell)
+        if applied.effects.gateway:
+            _restart_gateway(machine, tell)
         if before.service.running and _has(system, machine.places.service):
             now = Standing.of(manager, machine.service, machine.socket)
             run_with(
                 manager, applied.effects, now, tell, socket=_has(system, machine.places.socket)
             )
             Settled.of(State.load(system, records)).save(system, records)
-        if applied.effects.gateway:
-            machine.restart_gateway(tell)
         return Done(applied)
 
 
@@ -120,8 +120,10 @@ def remove(machine: Machine, *, purge: bool, force: bool = False, tell: Tell) ->
         if manager is not None and ours:
             before = Standing.of(manager, machine.service, machine.socket)
             take_down(manager, before, tell)
+        owed = plan.effects.gateway or owes_gateway(system, records)
+        gateway = manager is not None and owed
         # Its mark goes with the files: what comes next tells systemd everything.
-        unsettle(system, records)
+        unsettle(system, records, gateway=gateway)
         applied = uninstall(
             system,
             records,
@@ -132,10 +134,10 @@ def remove(machine: Machine, *, purge: bool, force: bool = False, tell: Tell) ->
         )
         if manager is not None and before is not None:
             forget(manager, before, tell)
-        if manager is not None and applied.effects.gateway:
-            machine.restart_gateway(tell)
+        if gateway:
+            _restart_gateway(machine, tell)
     left = _purge(machine) if purge else ()
-    return Done(applied, already=not applied.changed and not ours, left=left)
+    return Done(applied, already=not (applied.changed or ours or gateway), left=left)
 
 
 class _Installation:
@@ -147,9 +149,9 @@ class _Installation:
         self._plan = plan
         self._tell = tell
         self._before = Standing.of(manager, machine.service, machine.socket)
-        settled = is_settled(plan.state, machine.system, machine.records)
-        shared = any(each.shared == "router" for each in plan.files.values())
-        self._effects = plan.effects if settled else replace(_ALL, gateway=shared)
+        self._settled = is_settled(plan.state, machine.system, machine.records)
+        gateway = plan.effects.gateway or owes_gateway(machine.system, machine.records)
+        self._effects = plan.effects if self._settled else replace(_ALL, gateway=gateway)
 
     def run(self, agree: Callable[[Proposal], None], note: str) -> Done:
         machine, system, records = self._machine, self._machine.system, self._machine.records
@@ -160,43 +162,60 @@ class _Installation:
         agree(Proposal(self._plan, self._effects, new_user))
         if new_user is not None:
             make_user(self._manager, new_user, machine.home, self._tell)
-        unsettle(system, records)
-        applied = apply(self._plan, system, records, note)
+        unsettle(system, records, gateway=self._effects.gateway)
         try:
-            bring_up(self._manager, self._effects, self._before, self._tell)
+            applied = apply(self._plan, system, records, note)
+        except OptictlError:
+            # Every file is as it was, and so what runs with them.
+            if self._settled:
+                Settled.of(self._plan.state).save(system, records)
+            raise
+        untouched = True
+        try:
+            # LiteLLM first: the service's warmup goes through it.
             if self._effects.gateway:
                 self._machine.restart_gateway(self._tell)
+            untouched = False
+            bring_up(self._manager, self._effects, self._before, self._tell)
         except (SystemdFailed, GatewayFailed, KeyboardInterrupt) as error:
             if applied.checkpoint is None:
                 raise
-            self._undo(error)
+            self._undo(error, untouched=untouched)
             raise
         Settled.of(State(self._plan.files)).save(system, records)
         return Done(applied)
 
-    def _undo(self, error: BaseException) -> None:
-        """Everything as it was; raises `RolledBack` instead of ``error``, unless it is no error."""
+    def _undo(self, error: BaseException, *, untouched: bool) -> None:
+        """Everything as it was; raises `RolledBack` instead of ``error``, unless it is no error.
+
+        ``untouched``: the service still runs with the old files.
+        """
         self._tell("it did not work: put everything back as it was")
         machine, manager, before = self._machine, self._manager, self._before
         system, records = machine.system, machine.records
         now = Standing.of(manager, machine.service, machine.socket)
-        self._quiet(now)
-        _take_back(machine, manager, now, lambda on: rollback(on, records), self._tell)
+        if not untouched:
+            self._quiet(now)
+        taken = _take_back(machine, manager, now, lambda on: rollback(on, records), self._tell)
         outcome = "all files are as they were"
+        settled = before.service.running and (self._settled or not untouched)
+        if taken.effects.gateway:
+            try:
+                _restart_gateway(machine, self._tell)
+            except GatewayFailed as worse:
+                settled = False
+                outcome += f", but LiteLLM does not come back either: {worse}"
         if before.service.running:
             again = Standing.of(manager, machine.service, machine.socket)
             try:
                 run_with(manager, Effects(), again, self._tell, socket=before.socket.running)
             except SystemdFailed as worse:
+                settled = False
                 outcome += f", but the old service does not come up either: {worse}"
             else:
-                Settled.of(State.load(system, records)).save(system, records)
                 outcome += ", and the old service serves"
-        if self._plan.effects.gateway:
-            try:
-                self._machine.restart_gateway(self._tell)
-            except GatewayFailed as worse:
-                outcome += f", but LiteLLM does not come back either: {worse}"
+        if settled:
+            Settled.of(State.load(system, records)).save(system, records)
         if isinstance(error, SystemdFailed | GatewayFailed):
             raise RolledBack(f"{error}\nrolled back: {outcome}") from error
 
@@ -226,18 +245,27 @@ def _take_back(
     take_back: Callable[[System], Applied],
     tell: Tell,
 ) -> Applied:
-    """Roll files back; units whose files vanish by that are stopped and disabled first."""
+    """Roll files back; units whose files vanish by that are stopped and disabled first.
+
+    Returns what was done, and whether LiteLLM is to be restarted, for this or from before.
+    """
     system, places = machine.system, machine.places
     foreseen = DryRunSystem(system)
-    take_back(foreseen)
+    effects = take_back(foreseen).effects
+    gateway = effects.gateway or owes_gateway(system, machine.records)
     if Step("remove", places.service) in foreseen.steps:
         take_down(manager, before, tell)
     elif Step("remove", places.socket) in foreseen.steps:
         _drop_socket(manager, before, tell)
-    unsettle(system, machine.records)
+    unsettle(system, machine.records, gateway=gateway)
     applied = take_back(system)
     forget(manager, before, tell)
-    return applied
+    return replace(applied, effects=replace(applied.effects, gateway=gateway))
+
+
+def _restart_gateway(machine: Machine, tell: Tell) -> None:
+    machine.restart_gateway(tell)
+    unsettle(machine.system, machine.records, gateway=False)
 
 
 def _drop_socket(manager: Manager, before: Standing, tell: Tell) -> None:

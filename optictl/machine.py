@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from optictl import systemd
 from optictl.apply import observe
@@ -18,6 +18,8 @@ from optictl.litellm_entries import Version
 from optictl.places import Places
 from optictl.plan import Plan, plan
 from optictl.render import reached_at
+from optictl.routing import STRAIGHT, Route
+from optictl.routing_site import routed, site_route
 from optictl.site import Site
 from optictl.site_loading import Loaded
 from optictl.state import Records, State
@@ -25,9 +27,17 @@ from optictl.system import System
 from optictl.systemd import Manager, Run
 from optictl.wiring import alias_lines, parts, wired
 from proxy.ensembles import Ensemble
+from proxy.settings import Secret
 
 #: Restarts LiteLLM and waits for it; hears each step.
 RestartGateway = Callable[[Callable[[str], None]], None]
+
+
+class _Reached(TypedDict):
+    """What LiteLLM calls the service with."""
+
+    url: str
+    key: Secret | None
 
 
 class Machine:
@@ -36,8 +46,9 @@ class Machine:
     ``manager`` is None in a staging tree, which no systemd runs. ``systemd`` is the version to
     render for, asked for where it is None. ``root`` is the staging tree's. ``handles`` are the
     ensembles that LiteLLM shall have of us, where they are others than it has; ``litellm`` is its
-    version, where that is known. ``restart_gateway``
-    takes the place of LiteLLM's own command.
+    version, where that is known. ``degraded`` is whether the service shall answer every request by
+    ``none``, ``routed`` whether LiteLLM's base handles shall go through it, where that is not to
+    stay as it is. ``restart_gateway`` takes the place of LiteLLM's own command.
     """
 
     def __init__(
@@ -50,6 +61,8 @@ class Machine:
         root: Path = Path("/"),
         handles: Sequence[str] | None = None,
         litellm: Version | None = None,
+        degraded: bool | None = None,
+        routed: bool | None = None,
         restart_gateway: RestartGateway | None = None,
     ) -> None:
         self.loaded = loaded
@@ -59,6 +72,8 @@ class Machine:
         self._root = root
         self._handles = handles
         self._litellm = litellm
+        self._degraded = degraded
+        self._routed = routed
         #: Raises `GatewayFailed`.
         self.restart_gateway = restart_gateway or self._restart_gateway
 
@@ -77,6 +92,14 @@ class Machine:
         """The same, where LiteLLM, of the version ``litellm``, shall have these ensembles of us."""
         return self._copy(handles=tuple(handles), litellm=litellm)
 
+    def degraded_as(self, degraded: bool) -> Machine:
+        """The same, where ``none`` shall answer every request, or what a request names."""
+        return self._copy(degraded=degraded)
+
+    def routed_as(self, routed: bool) -> Machine:
+        """The same, where LiteLLM's base handles shall go through the service, or straight."""
+        return self._copy(routed=routed)
+
     def _copy(self, **changed: Any) -> Machine:
         given: dict[str, Any] = {
             "system": self.system,
@@ -85,6 +108,8 @@ class Machine:
             "root": self._root,
             "handles": self._handles,
             "litellm": self._litellm,
+            "degraded": self._degraded,
+            "routed": self._routed,
             "restart_gateway": self.restart_gateway,
         }
         return Machine(self.loaded, **{**given, **changed})
@@ -120,16 +145,42 @@ class Machine:
     def artifacts(self) -> tuple[Artifact, ...]:
         """Every file of the site, and our parts of LiteLLM's.
 
-        Raises as `optictl.desired.desired` and `optictl.wiring.parts` do.
+        Raises as `optictl.desired.desired`, `optictl.wiring.parts` and
+        `optictl.routing_site.site_route` do.
         """
         site, on = self.site, self.ensembles
-        made = desired(site, systemd=self._systemd, root=self._root, aliases=alias_lines(on))
-        key = None if not on or site.proxy.key is None else read_key(site.proxy.key, self._root)
-        url = f"{reached_at(site.proxy)}/v1"
+        made = desired(
+            site,
+            systemd=self._systemd,
+            root=self._root,
+            aliases=alias_lines(on),
+            model_map=self.route.model_map,
+            degraded=self.degraded,
+        )
         return (
             *made.artifacts,
-            *parts(self.system, site, on, url=url, key=key, version=self._litellm),
+            *parts(self.system, site, on, self.route, **self._reached, version=self._litellm),
         )
+
+    @cached_property
+    def route(self) -> Route:
+        """How LiteLLM's base handles go through the service; raises as `site_route` does."""
+        return site_route(self, **self._reached) if self.routed else STRAIGHT
+
+    @cached_property
+    def routed(self) -> bool:
+        """Whether LiteLLM's base handles go through the service, or shall."""
+        if self._routed is not None:
+            return self._routed
+        mode = self.site.routing.mode
+        return routed(self) if mode is None else mode == "on"
+
+    @cached_property
+    def degraded(self) -> bool:
+        """Whether every request is answered by ``none``, or shall be."""
+        if self._degraded is not None:
+            return self._degraded
+        return self.system.read(self.places.degraded) is not None
 
     @cached_property
     def handles(self) -> tuple[str, ...]:
@@ -167,6 +218,13 @@ class Machine:
         written = any(change.path == self.places.service for change in plan.pending)
         confined = self.manager is not None and self.manager.scope == "system"
         return self.exposure() if written and confined else None
+
+    @cached_property
+    def _reached(self) -> _Reached:
+        key = None
+        if self.site.proxy.key is not None and (self.handles or self.routed):
+            key = read_key(self.site.proxy.key, self._root)
+        return {"url": f"{reached_at(self.site.proxy)}/v1", "key": key}
 
     def _restart_gateway(self, tell: Callable[[str], None]) -> None:
         # Imported here: only this needs an HTTP client.

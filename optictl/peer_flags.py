@@ -9,12 +9,6 @@ from proxy.errors import ConfigError
 
 #: Flag (in its dashed spelling) to its environment variable, or None.
 _NOT_BUILT: Mapping[str, str | None] = {
-    "--mcts-simulations": "OPTILLM_SIMULATIONS",
-    "--mcts-exploration": "OPTILLM_EXPLORATION",
-    "--mcts-depth": "OPTILLM_DEPTH",
-    "--rstar-max-depth": "OPTILLM_RSTAR_MAX_DEPTH",
-    "--rstar-num-rollouts": "OPTILLM_RSTAR_NUM_ROLLOUTS",
-    "--rstar-c": "OPTILLM_RSTAR_C",
     "--launch-gui": "OPTILLM_LAUNCH_GUI",
     "--plugins-dir": "OPTILLM_PLUGINS_DIR",
     "--log-conversations": "OPTILLM_LOG_CONVERSATIONS",
@@ -23,7 +17,6 @@ _NOT_BUILT: Mapping[str, str | None] = {
     "--batch-size": "OPTILLM_BATCH_SIZE",
     "--batch-wait-ms": "OPTILLM_BATCH_WAIT_MS",
 }
-_CEPO = "--cepo-"
 _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
@@ -31,8 +24,7 @@ def refuse_leftovers(arguments: Iterable[str]) -> None:
     """Raise `UsageError` for the first argument that no option took."""
     for argument in arguments:
         flag = argument.partition("=")[0]
-        dashed = flag.replace("_", "-")
-        if dashed in _NOT_BUILT or dashed.startswith(_CEPO):
+        if flag.replace("_", "-") in _NOT_BUILT:
             raise UsageError(
                 f"{flag} is an OptiLLM flag that optictl does not have yet; "
                 "leave it out to start without it"

@@ -73,6 +73,11 @@ class Places:
         return self.config / "ensembles.jsonl"
 
     @property
+    def degraded(self) -> Path:
+        """While it is there, the service answers every request by ``none``."""
+        return self.config / "degraded"
+
+    @property
     def warmup(self) -> Path:
         return self.config / "warmup.json"
 

@@ -29,7 +29,7 @@ class Effects:
     rebind: bool = False
     restart: bool = False
     reload: bool = False
-    #: LiteLLM is restarted, once the service knows what it will be asked for.
+    #: LiteLLM is restarted, before the service: its warmup goes through it.
     gateway: bool = False
 
     @classmethod
@@ -247,6 +247,8 @@ def plan(
 ) -> Plan:
     """The changes, in the order of ``artifacts``; then what we wrote and nobody wants any more.
 
+    What names a file comes after it in ``artifacts``: so it is removed before it.
+
     ``actual`` has every path of ``artifacts`` and ``state`` (`optictl.apply.observe`).
     """
     wanted = frozenset(artifact.path for artifact in artifacts)
@@ -262,7 +264,7 @@ def plan(
     ]
     changes += [
         _removal(path, before, written)
-        for path, written in state.files.items()
+        for path, written in reversed(list(state.files.items()))
         if path not in wanted and (before := actual[path]) is not None and not written.adopted
     ]
     return Plan(tuple(changes), state, service, socket, wanted, force)

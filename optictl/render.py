@@ -47,6 +47,10 @@ class Facts:
     ensembles: str = ""
     #: The variables by which the proxy knows LiteLLM's handles.
     aliases: Mapping[str, str] = field(default_factory=dict)
+    #: What the proxy calls a base model at LiteLLM, where that is another name.
+    model_map: Mapping[str, str] = field(default_factory=dict)
+    #: Whether it answers every request by ``none``.
+    degraded: bool = False
 
 
 def render(
@@ -100,6 +104,8 @@ def _artifacts(
     yield artifact(places.proxy_config, texts.of("proxy_config.yaml.j2"), "reload")
     if facts.ensembles:
         yield artifact(places.ensembles, facts.ensembles, "reload")
+    if facts.degraded:
+        yield artifact(places.degraded, texts.of("degraded.j2"), "reload")
     yield artifact(places.warmup, texts.of("warmup.json.j2"), "none")
 
 
@@ -171,6 +177,7 @@ def serve_words(site: Site, facts: Facts, places: Places) -> list[str]:
         *("--request-timeout", _number(proxy.request_timeout)),
         *("--proxy-config", str(places.proxy_config)),
         *(_ensemble_words(site, places) if facts.ensembles else []),
+        *("--degraded-file", str(places.degraded)),
         *proxy.flags,
     ]
 

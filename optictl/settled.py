@@ -2,7 +2,8 @@
 
 Files come first and systemd second; a run that dies between them leaves a service that knows only
 the old ones. So a mark is taken away before the first file is touched, and comes back when systemd
-has been told everything. Without it the next run tells systemd everything again.
+has been told everything. Without it the next run tells systemd everything again. Where LiteLLM
+must be restarted too, a note of that stands in the mark's place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Settled:
 
     files: str
     program: str
+    #: LiteLLM still runs with older files, whatever the service does.
+    owes_gateway: bool = False
     version: int = VERSION
 
     @classmethod
@@ -46,6 +49,18 @@ def is_settled(state: State, system: System, records: Records) -> bool:
     return decode(Settled, found.content, records.settled) == Settled.of(state)
 
 
-def unsettle(system: System, records: Records) -> None:
-    """From here on, until `Settled.save`, systemd is owed everything."""
-    system.remove(records.settled)
+def owes_gateway(system: System, records: Records) -> bool:
+    """Whether LiteLLM has not been restarted since we last wrote its files."""
+    found = system.read(records.settled)
+    return found is not None and decode(Settled, found.content, records.settled).owes_gateway
+
+
+def unsettle(system: System, records: Records, *, gateway: bool) -> None:
+    """From here on, until `Settled.save`, systemd is owed everything.
+
+    ``gateway``: and LiteLLM a restart.
+    """
+    if gateway:
+        Settled("", "", owes_gateway=True).save(system, records)
+    else:
+        system.remove(records.settled)

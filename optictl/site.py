@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     WithJsonSchema,
@@ -51,6 +52,7 @@ Count = Annotated[Whole, Field(ge=1)]
 #: A unit's name without its ending, which is also that of its folders.
 UnitName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
 VariableName = Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+HostName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 UserName = Annotated[Text, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 
 
@@ -74,6 +76,8 @@ FLAGS: Mapping[str, str] = {
     "--ensembles": "ensembles",
     "--single-model-ensembles": "policy.single_model_handles",
 }
+#: Flags that are no setting: ``optictl degrade`` is.
+SWITCHED = frozenset({"--degraded", "--degraded-file"})
 
 
 def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
@@ -94,11 +98,41 @@ def _sizes(models: dict[str, str]) -> dict[str, str]:
     return models
 
 
+def _on_or_off(value: object) -> object:
+    # YAML's on and off are truth values.
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _dashed(prefix: str) -> str:
+    if len(prefix) < 2 or not prefix.endswith("-"):
+        raise ValueError("must be an approach or a pipeline and a dash; write it as in router-")
+    return prefix
+
+
+def _one_host_each(hosts: dict[str, Host]) -> dict[str, Host]:
+    found: dict[str, str] = {}
+    for name, host in hosts.items():
+        for model in host.models:
+            if found.setdefault(model, name) != name:
+                raise ValueError(f"must not have {model} on {found[model]} and on {name}; keep one")
+    return hosts
+
+
+def _one_star_each(models: tuple[str, ...]) -> tuple[str, ...]:
+    for model in models:
+        if model.count("*") > 1:
+            raise ValueError(f"must not hold '{model}': a pattern has one *")
+    return models
+
+
 def _no_settings(flags: tuple[str, ...]) -> tuple[str, ...]:
     for flag in flags:
-        setting = FLAGS.get(flag.partition("=")[0].replace("_", "-"))
-        if setting is not None:
-            raise ValueError(f"{flag.partition('=')[0]} is {setting} in this file")
+        given = flag.partition("=")[0]
+        name = given.replace("_", "-")
+        if name in FLAGS:
+            raise ValueError(f"{given} is {FLAGS[name]} in this file")
+        if name in SWITCHED:
+            raise ValueError(f"{given} is no setting: use optictl degrade")
     return flags
 
 
@@ -197,6 +231,8 @@ class Gateway(_Declared):
     """The command that restarts it, a word each."""
     mode: Literal["block", "include"] = "block"
     """Our models as a marked block in `router`, or as a file that it includes."""
+    warm_command: tuple[Word, ...] = ()
+    """Run before an ensemble's members are warmed: `{ensemble}`, `{models}`; a word each."""
 
 
 class Policy(_Declared):
@@ -212,12 +248,14 @@ class Policy(_Declared):
 
 
 class Routing(_Declared):
-    """Whether every base handle goes through us, and how we then call what is behind it."""
+    """Whether base handles go through us, and how we then call what is behind them."""
 
-    mode: Literal["off", "on"] = "off"
-    """`on`: every base handle is sent through us."""
-    prefix: Word = "router-"
-    """What stands before a base model's name where we call it."""
+    mode: Annotated[Literal["off", "on"] | None, BeforeValidator(_on_or_off)] = None
+    """Whether they do; without it, as `optictl route` has left it."""
+    prefix: Annotated[Word, AfterValidator(_dashed)] = "router-"
+    """What LiteLLM puts before a base handle's name when it asks us: an approach and a dash."""
+    handles: tuple[Word, ...] = ()
+    """The base handles; without it every chat model of LiteLLM's that is not ours."""
 
 
 class Neighbour(_Declared):
@@ -241,6 +279,15 @@ class Neighbour(_Declared):
         return self
 
 
+class Host(_Declared):
+    """A machine that cannot serve all of its models at once."""
+
+    models: Annotated[tuple[Word, ...], Field(min_length=1), AfterValidator(_one_star_each)]
+    """Those that it serves: base names, or patterns with one `*`."""
+    max_concurrent: Count = 1
+    """Calls that it answers at once, of all of its models together."""
+
+
 class Site(_Declared):
     """The whole file."""
 
@@ -254,6 +301,10 @@ class Site(_Declared):
     """The registry of ensembles; without it those that come with optictl (ENSEMBLES.md)."""
     models: Annotated[dict[Text, Word], AfterValidator(_sizes)] = Field(default_factory=dict)
     """Base models for the registry's `@large`, `@large-2`, `@medium`, `@small`, without the @."""
+    hosts: Annotated[dict[HostName, Host], AfterValidator(_one_host_each)] = Field(
+        default_factory=dict
+    )
+    """Machines by name, for calls that go through the pool: `proxy.approach: proxy`."""
     policy: Policy = Policy()
     routing: Routing = Routing()
     neighbours: tuple[Neighbour, ...] = ()
@@ -271,6 +322,7 @@ SECTIONS: Sections = {
     ("upstream", "key"): KeyPlace,
     ("gateway",): Gateway,
     ("gateway", "master_key"): KeyPlace,
+    ("hosts", "*"): Host,
     ("policy",): Policy,
     ("routing",): Routing,
     ("neighbours", "*"): Neighbour,

@@ -107,8 +107,11 @@ _CONTAINERS = frozenset(
     "neighbours",
     "restart_order",
     "gateway.restart",
+    "gateway.warm_command",
+    "hosts",
     "models",
     "proxy.flags",
+    "routing.handles",
     "service.environment",
 }
 

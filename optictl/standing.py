@@ -43,6 +43,8 @@ class Health:
     #: What became of the last reload, where it was refused.
     reload: str = ""
     providers: tuple[dict[str, Any], ...] = ()
+    #: Whether every request is answered by ``none``.
+    degraded: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +52,7 @@ class Health:
             "reason": self.reason or None,
             "reload": self.reload or None,
             "providers": list(self.providers),
+            "degraded": self.degraded,
         }
 
 
@@ -126,7 +129,7 @@ def _verdict(service: Unit, socket: Unit, health: Health | None, log: Sequence[s
         said = service.status_text or "it runs"
         if not health.ready:
             return f"is running, but not ready: {health.reason}"
-        return f"is running: ready; {said}"
+        return f"is running: ready{', but degraded' if health.degraded else ''}; {said}"
     match service.active:
         case "failed":
             why = _RESULTS.get(service.result, service.result)
@@ -163,6 +166,7 @@ def _health(url: str, http: httpx.Client) -> Health:
         reason="" if ready else str(said.get("reason") or "it does not say why"),
         reload=str(said.get("reload") or ""),
         providers=tuple(_mappings(providers)) if isinstance(providers, list) else (),
+        degraded=said.get("degraded") is True,
     )
 
 

@@ -42,6 +42,10 @@ class Records:
         return self.folder / "settled.json"
 
     @property
+    def tried(self) -> Path:
+        return self.folder / "tried.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 

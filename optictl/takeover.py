@@ -17,7 +17,7 @@ from optictl.commands.serve import serve
 from optictl.errors import OptictlError
 from optictl.peer_flags import refuse_environment
 from optictl.quoting import env_line
-from optictl.site import FLAGS, SECRET_NAME, SECTIONS, Site
+from optictl.site import FLAGS, SECRET_NAME, SECTIONS, SWITCHED, Site
 from proxy.errors import ConfigError
 from proxy.strict import Interpolated, problems
 
@@ -113,6 +113,10 @@ def take_over(arguments: Sequence[str], origin: str, variables: Mapping[str, Var
         elif setting is not None:
             value = True if option.is_flag else Interpolated(texts[-1])
             taken.settings.append(Setting(setting, value, f"{source} ({option.flag})"))
+        elif option.flag in SWITCHED:
+            taken.notes.append(
+                f"{source}: {option.flag} is not taken over; it is switched by: optictl degrade"
+            )
         elif any(_SECRET_VALUE.search(text) for text in texts):
             taken.notes.append(f"{source}: {option.flag} holds a secret and is not taken over")
         else:

@@ -110,6 +110,8 @@ class Settings:
     #: The bodies of all requests that a worker has admitted; never less than one may have.
     max_pending_body: int = 512 * 1024 * 1024
     max_choices: int = 8
+    #: Calls of one request that may be under way at once.
+    max_fanout: int = 16
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_prompt_tags: bool = False
@@ -119,7 +121,7 @@ class Settings:
     ensembles: Mapping[str, Ensemble] = field(default_factory=dict)
     #: What a handle's name stands for, by its `proxy.ensembles.handle_key`.
     aliases: Mapping[str, str] = field(default_factory=dict)
-    #: Answer every ensemble and every handle by ``none``.
+    #: Answer every request by ``none``.
     degraded: bool = False
     #: Names that a gateway keeps for its own routing: those in front of a model's are not listed.
     internal_prefix: str = "router-"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optictl.box import Box
-from optictl.checking import Finding, check, fail, ok
+from optictl.checking import Finding, check, fail, ok, skipped
 from optictl.gateway_site import reading, site_config
 from optictl.own_host import this_host
 from proxy.hops import LoopDetected
@@ -21,6 +21,8 @@ def canary(box: Box) -> Finding:
     It goes through LiteLLM by the first handle in `gateway.router` that leads to the proxy and can
     carry it; where there is none, straight to the proxy.
     """
+    if box.machine.degraded:
+        return skipped("no approach runs: see the check degraded")
     selector = f"{_APPROACH}-{box.machine.site.proxy.base_model}"
     gateway = box.machine.site.gateway
     handle = _handle(box, selector)

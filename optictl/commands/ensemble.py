@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from optictl import completions
 from optictl.console import show
 from optictl.options import (
     AsJson,
@@ -21,15 +22,25 @@ from optictl.options import (
     open_machine,
 )
 
+if TYPE_CHECKING:
+    from optictl.install import Proposal
+
 
 def ensemble(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of: optictl ensembles.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="One of: optictl ensembles.",
+            autocompletion=completions.ensembles,
+        ),
+    ],
     off: Annotated[bool, typer.Option("--off", help="Take the handle out of LiteLLM.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show who plays what and what it costs; do nothing.")
     ] = False,
     no_warm: Annotated[
-        bool, typer.Option("--no-warm", help="Do not ask each member once beforehand.")
+        bool, typer.Option("--no-warm", help="Do not load the members, nor ask each once.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -43,9 +54,10 @@ def ensemble(
     """Give LiteLLM a handle that several models answer together.
 
     Writes our part of LiteLLM's router.yaml, of its variables and of the
-    registry of handles, restarts both services where that is needed, asks
-    every member once, and then the handle. What would make a loop is not
-    written; if LiteLLM does not come back, all files are as they were.
+    registry of handles, restarts both services where that is needed, runs
+    gateway.warm_command, asks every member once, and then the handle. What
+    would make a loop is not written; if LiteLLM does not come back, all
+    files are as they were.
 
     \b
     Examples:
@@ -57,11 +69,13 @@ def ensemble(
     from optictl import installing
     from optictl.box import Box
     from optictl.commands.ensembles import page
-    from optictl.console import emit_json
+    from optictl.console import emit_json, say
     from optictl.ensemble_listing import listed
-    from optictl.ensembling import refuse_loops, switched, try_out
+    from optictl.ensembling import prove, switched
     from optictl.lifecycle import require_root
     from optictl.result import Result
+    from optictl.tried import forget
+    from optictl.vetting import vet
 
     machine = open_machine(config, sets, user=user, root=root, systemd=systemd)
     if explain:
@@ -79,14 +93,24 @@ def ensemble(
         def tried() -> Mapping[str, Any]:
             [wanted] = [each for each in changed.ensembles if each.name == name]
             tell = installing.telling()
-            return {"tried": try_out(box, wanted, tell, warm=not no_warm).as_json()}
+            return {"tried": prove(box, wanted, tell, warm=not no_warm).as_json()}
 
+        def forgotten() -> Mapping[str, Any]:
+            forget(machine.system, machine.records, name)
+            return {}
+
+        def agree(proposal: Proposal) -> None:
+            # What is taken out of LiteLLM makes nothing worse, whatever else is wrong there.
+            if not off:
+                vet(changed, proposal, name, lambda said: say(f"warn: {said}"))
+
+        after = forgotten if off else tried
         installing.run(
             "ensemble",
             changed,
             yes=yes,
             dry_run=dry_run,
             as_json=as_json,
-            agree=lambda proposal: refuse_loops(changed, proposal),
-            then=None if off or machine.manager is None else tried,
+            agree=agree,
+            then=None if machine.manager is None else after,
         )

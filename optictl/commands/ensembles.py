@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from optictl import completions
 from optictl.console import emit_json, show
 from optictl.options import AsJson, ConfigPath, Sets, UserScope, open_machine
 from optictl.result import Result
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 def ensembles(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One of them, in full.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="One of them, in full.", autocompletion=completions.ensembles
+        ),
     ] = None,
     config: ConfigPath = None,
     user: UserScope = False,
@@ -32,7 +36,9 @@ def ensembles(
 
     They are those of the registry that the site names, else those that come
     with optictl; the site says under models which model is the large one.
-    What is installed is what the service's file says as the registry does.
+    What is installed is in the service's file as in the registry, and LiteLLM
+    has its handle. It is warm where optictl ensemble has last seen it answer,
+    and broken where that failed, or LiteLLM leads a member nowhere or back.
 
     \b
     Examples:
@@ -54,7 +60,7 @@ def ensembles(
 
 
 def _listing(found: Iterable[Listed]) -> Table:
-    table = _table("NAME", "APPROACH", "TIER", "MEMBERS", "CALLS", "ROUNDS", "STATE", "WHY NOT")
+    table = _table("NAME", "APPROACH", "TIER", "MEMBERS", "CALLS", "ROUNDS", "STATE", "WHY")
     for each in found:
         members = "; ".join(f"{role} {', '.join(models)}" for role, models in each.members.items())
         table.add_row(

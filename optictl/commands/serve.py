@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optictl import __version__
+from optictl.approach_flags import ApproachFlags, with_approach_flags
 from optictl.console import data, emit_json, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
 from optictl.result import Result
@@ -58,8 +59,10 @@ class Cancel(StrEnum):
     STREAM = "stream"
 
 
+@with_approach_flags
 def serve(
     context: typer.Context,
+    approach_flags: ApproachFlags,
     host: Annotated[
         str, typer.Option(envvar="OPTILLM_HOST", help="Address to listen on.")
     ] = DEFAULT_HOST,
@@ -104,8 +107,15 @@ def serve(
     ] = False,
     degraded: Annotated[
         bool,
-        typer.Option("--degraded", help="Answer ensembles and handles by none, in one call."),
+        typer.Option("--degraded", help="Answer every request by none, in one call."),
     ] = False,
+    degraded_file: Annotated[
+        str | None,
+        typer.Option(
+            "--degraded-file",
+            help="As with --degraded while this file exists; looked for on start and on SIGHUP.",
+        ),
+    ] = None,
     approach: Annotated[
         str,
         typer.Option(
@@ -297,12 +307,16 @@ def serve(
             max_body=max_body_mb * 1024 * 1024,
             max_choices=max_choices,
             limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
-            options=_options(best_of_n, return_full_response),
+            options={
+                "bon.samples": best_of_n,
+                "cot_reflection.full": return_full_response,
+                **approach_flags.options(),
+            },
             allow_prompt_tags=allow_prompt_tags,
             task_patterns=tuple(map(_pattern, task_pattern or ())),
             ensembles=_ensembles(ensembles, single_model_ensembles),
             aliases=aliases_of(os.environ),
-            degraded=degraded,
+            degraded=degraded or _exists(degraded_file),
             progress=progress,
             log_level=level,
             loop_stuck_after=loop_stuck_after,
@@ -334,15 +348,23 @@ def _ensembles(file: str | None, single: bool) -> Mapping[str, Ensemble]:
     return load(Path(file).expanduser(), single=single)
 
 
+def _exists(file: str | None) -> bool:
+    if file is None:
+        return False
+    try:
+        Path(file).expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"--degraded-file {file}: {error.strerror}; mend its path") from None
+    return True
+
+
 def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
         raise ConfigError(f"--task-pattern {text!r}: {error}") from None
-
-
-def _options(best_of_n: int, return_full_response: bool) -> Mapping[str, Any]:
-    return {"bon.samples": best_of_n, "cot_reflection.full": return_full_response}
 
 
 def _proxy_key(flag: str, file: str | None) -> Secret | None:

@@ -69,6 +69,8 @@ def _health(health: Health | None) -> list[str]:
     if health is None:
         return []
     lines = [f"last reload: {health.reload}"] if health.reload else []
+    if health.degraded:
+        lines.append("every request is answered by none; to end it: optictl degrade off")
     for provider in health.providers:
         reason = f": {provider['reason']}" if provider.get("reason") else ""
         state = _CIRCUITS.get(str(provider.get("state")), "unknown")

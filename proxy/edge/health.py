@@ -47,7 +47,8 @@ class HealthViews:
         """200 while the engine runs and the upstream answers; else 503 with the reason.
 
         ``reload`` says what became of the last one: null, or that and why it was refused;
-        ``providers`` how each of them is; ``version`` that of what serves.
+        ``providers`` how each of them is; ``degraded`` whether every request is answered by
+        ``none``; ``version`` that of what serves.
         """
         exchange = Exchange.of(request.environ)
         reason = self._trouble()
@@ -57,6 +58,7 @@ class HealthViews:
             "reason": reason,
             "reload": f"refused, the previous configuration serves: {refusal}" if refusal else None,
             "providers": self._providers(),
+            "degraded": self._settings.degraded,
             "version": self._settings.version,
         }
         return json_response(orjson.dumps(body), exchange, 200 if reason is None else 503)

@@ -110,10 +110,11 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
 
 async def complete(run: Run, call: Call, role: str, choices: int = 1) -> list[Reply]:
     """One call, one reply for each choice that came back (an upstream may ignore ``n``)."""
-    with recorded(run, call, role, choices) as recording:
-        answer = await run.upstream.complete(recording.call)
-        usage = _usage(answer)
-        recording.done(usage)
+    async with run.slot():
+        with recorded(run, call, role, choices) as recording:
+            answer = await run.upstream.complete(recording.call)
+            usage = _usage(answer)
+            recording.done(usage)
     return [
         Reply(
             message=choice["message"],
@@ -158,9 +159,10 @@ class Incoming:
 @asynccontextmanager
 async def stream(run: Run, call: Call, role: str) -> AsyncIterator[Incoming]:
     """One streamed call. Leaving early closes its connection."""
-    with recorded(run, call, role) as recording:
-        async with run.upstream.stream(recording.call) as chunks:
-            yield Incoming(chunks, recording, call.model)
+    async with run.slot():
+        with recorded(run, call, role) as recording:
+            async with run.upstream.stream(recording.call) as chunks:
+                yield Incoming(chunks, recording, call.model)
 
 
 def _usage(answer: Json) -> Mapping[str, Any] | None:

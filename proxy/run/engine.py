@@ -22,6 +22,7 @@ from proxy.run.budget import Budget
 from proxy.run.cache import Cache
 from proxy.run.calculator import Calculator
 from proxy.run.catalog import Catalog
+from proxy.run.fanout import Fanout
 from proxy.run.ledger import CallRecord, Ledger, complete_usage
 from proxy.run.outlet import Collected, Outlet
 from proxy.run.plan import Plan, with_ensembles
@@ -155,6 +156,7 @@ class Engine:
             deadline=asyncio.get_running_loop().time() + plan.seconds,
             caller=caller,
             play=play,
+            fanout=Fanout(self._settings.max_fanout),
         )
         if self._ends_at is not None:
             run.hurry(self._ends_at)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -93,11 +94,13 @@ def make_plan(
     )
     ensemble = settings.ensembles.get(selector.base)
     limits = settings.limits
+    selected = {entry.slug: entry for branch in selector.branches for entry in branch}
     if ensemble is not None:
-        params = {n: v for n, v in ensemble.params.items() if not _is_option(n, registry)}
+        own = re.split(r"[&|]", ensemble.approach)
+        meant = [*selected.values(), *(registry[slug] for slug in own if slug in registry)]
+        params = {n: v for n, v in ensemble.params.items() if not _is_option(n, registry, meant)}
         request = replace(request, params=over(params, request.params))
         limits = ensemble.limits.within(limits)
-    selected = {entry.slug: entry for branch in selector.branches for entry in branch}
     request, options = _options(request, selected, registry, settings, ensemble)
     chat = Chat(messages=tuple(request.messages), params=request.params)
     limits = request.limits.within(limits)
@@ -109,7 +112,7 @@ def make_plan(
     if task is not None:
         team = team.led_by("helper")
         branches = _none(selector, "the request is an auxiliary task")
-    elif called and settings.degraded:
+    elif settings.degraded:
         branches = _none(selector, "the service is degraded")
     if ensemble is not None:
         # A member's parameters and its stand-ins are the business of an `LLM`.
@@ -218,10 +221,13 @@ def _options(
     return request, values
 
 
-def _is_option(name: str, registry: Registry) -> bool:
-    """Whether a parameter of an ensemble is for an approach, and not for its models."""
+def _is_option(name: str, registry: Registry, meant: Sequence[Entry]) -> bool:
+    """Whether a parameter of an ensemble is for an approach, and not for its models.
+
+    A plain name is one of the approaches that are ``meant``: others may call a parameter so.
+    """
     slug, dot, _ = name.partition(".")
-    return (dot and slug in registry) or any(entry.option(name) for entry in registry)
+    return (dot and slug in registry) or any(entry.option(name) for entry in meant)
 
 
 def _check_size(plan: Plan, settings: Settings) -> None:

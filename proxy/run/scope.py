@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,11 @@ from proxy.ensembles import Team
 from proxy.run.attendance import Attendance
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
+from proxy.run.fanout import Fanout
 from proxy.run.ledger import Ledger
 from proxy.run.outlet import Collected, Outlet, Through
+from proxy.sandbox.port import Sandbox
+from proxy.sandbox.process import Subprocess
 from proxy.upstream.port import Call, Upstream
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class Services:
     registry: Registry
     cache: Cache
     calculator: Calculator
+    sandbox: Sandbox = field(default_factory=Subprocess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Run:
     #: Set when this process is told to stop: the deadline was then brought forward.
     stopping: bool = False
     caller: Caller = Caller()
+    #: What bounds the calls that are under way at once; None: nothing.
+    fanout: Fanout | None = None
     replied: Callable[[], None] | None = None
     attendance: Attendance = field(default_factory=Attendance)
     play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None
@@ -74,6 +80,10 @@ class Run:
     def call(self, model: str, body: Mapping[str, Any], ours: frozenset[str] = frozenset()) -> Call:
         """A call made for this request; ``ours`` are the members that the client has not set."""
         return Call(model, body, self.caller.hops, ours=ours)
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Room for one more call; waited for."""
+        return nullcontext() if self.fanout is None else self.fanout.slot()
 
     def tick(self, now: float) -> None:
         """End what is past the deadline; called by the engine, many times a second.

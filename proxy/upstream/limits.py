@@ -16,13 +16,22 @@ DEFAULT, NAMED = "upstream", "pool"
 
 
 def pools_of(settings: Settings) -> dict[str, PoolConfig]:
-    """The command line's upstream and the providers of proxy_config.yaml, as far as they exist."""
+    """The command line's upstream and the providers of proxy_config.yaml, as far as they exist.
+
+    Where the file has one provider and that is the command line's upstream, what it says of it
+    holds for every request: the names of its models, and its limits.
+    """
     configs = {}
-    if settings.base_url:
+    if settings.base_url and not _is_only_provider(settings):
         configs[DEFAULT] = alone(settings)
     if settings.pool is not None:
         configs[NAMED] = settings.pool
     return configs
+
+
+def _is_only_provider(settings: Settings) -> bool:
+    providers = () if settings.pool is None else settings.pool.providers
+    return [each.base_url for each in providers] == [settings.base_url.rstrip("/")]
 
 
 def limits(pool: PoolConfig) -> dict[str, int]:

@@ -409,3 +409,50 @@ class TestTheService:
         ).json()
         assert answer["optillm"]["approach"] == "none"
         assert sim.log.calls == 1
+
+    def test_a_file_degrades_it_as_long_as_it_is_there(
+        self, sim: SimulatorThread, start_service: StartService, tmp_path: Path
+    ) -> None:
+        rows, switch = tmp_path / "ensembles.jsonl", tmp_path / "degraded"
+        rows.write_text(json.dumps({"ensemble": NAME, **BON}))
+        switch.touch()
+        service = start_service(
+            *("--ensembles", str(rows), "--degraded-file", str(switch)),
+            env={"OPTILLM_OPT_HANDLE_MODEL": "moa-sim"},
+        )
+
+        def approaches() -> list[str]:
+            """Of an ensemble, a prefix, a handle, a body, and of a model by itself."""
+            asked = [
+                chat_body(NAME),
+                chat_body("re2-sim"),
+                chat_body("opt-handle"),
+                chat_body(optillm_approach="cot_reflection"),
+                chat_body(),
+            ]
+            sim.reset()
+            answers = [
+                httpx.post(f"{service.url}/v1/chat/completions", json=body, timeout=30).json()
+                for body in asked
+            ]
+            return [answer["optillm"]["approach"] for answer in answers]
+
+        def degraded() -> bool:
+            ready = httpx.get(f"{service.url}/health/ready", timeout=30).json()
+            return bool(ready["degraded"])
+
+        assert degraded()
+        assert approaches() == ["none"] * 5
+        assert sim.log.calls == 5
+
+        switch.unlink()
+        assert approaches() == ["none"] * 5
+        service.signal(signal.SIGHUP)
+        assert eventually(lambda: not degraded())
+        usual = ["bon", "re2", "moa", "cot_reflection", "none"]
+        assert eventually(lambda: approaches() == usual)
+
+        switch.touch()
+        service.signal(signal.SIGHUP)
+        assert eventually(degraded)
+        assert eventually(lambda: approaches() == ["none"] * 5)

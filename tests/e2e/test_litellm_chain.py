@@ -165,7 +165,7 @@ def raw(chain: Chain, model: str, **members: Any) -> httpx.Response:
     ("model", "members", "status", "code"),
     [
         ("opt-moa&nosuch-base", {}, 400, "unknown_approach"),
-        ("opt-mcts-base", {}, 400, "approach_not_built"),
+        ("opt-memory-base", {}, 400, "approach_not_built"),
         ("opt-moa-nosuch", {}, 400, "model_not_found"),
         ("opt-moa-base", {"optillm_budget": {"max_calls": 1}}, 400, "budget_too_small"),
     ],

@@ -1,7 +1,8 @@
 """Installs into a staging tree again and again, killed for real at each of its steps in turn.
 
-``python killed_install.py TREE SITE``: prints the number of steps, and fails where a run after a
-killed one does not bring the tree to what is declared. A process of its own, since it forks.
+``python killed_install.py TREE SITE [HANDLE]``: changes settings, or switches the ensemble HANDLE
+on. Prints the number of steps, and fails where a run after a killed one does not bring the tree to
+what is declared. A process of its own, since it forks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from optictl.install import install_site
@@ -17,6 +19,7 @@ from optictl.site_loading import load
 from optictl.system import RealSystem, temporary
 
 _KILLED = 9
+_CHANGE = "proxy.workers=2", "proxy.approach=none", "upstream.base_url=http://127.0.0.1:4001/v1"
 
 
 class Killed(RealSystem):
@@ -50,9 +53,11 @@ class Killed(RealSystem):
             os._exit(_KILLED)
 
 
-def install(system: RealSystem, site: Path, *sets: str) -> None:
-    loaded = load(site, {}, sets)
-    machine = Machine(loaded, system, None, systemd=252)
+Run = Callable[[RealSystem], None]
+
+
+def install(system: RealSystem, site: Path, *sets: str, handles: tuple[str, ...] = ()) -> None:
+    machine = Machine(load(site, {}, sets), system, None, systemd=252).wired_as(handles)
     install_site(machine, agree=lambda _: None, tell=lambda _: None)
 
 
@@ -67,14 +72,13 @@ def contents(tree: Path) -> dict[str, tuple[int, bytes]]:
     return {name: each for name, each in found.items() if "checkpoints" not in name}
 
 
-def main(tree: Path, site: Path) -> None:
-    change = "proxy.workers=2", "proxy.approach=none", "upstream.base_url=http://127.0.0.1:4001/v1"
-    install(RealSystem(tree), site)
+def killed_at_each_step(tree: Path, change: Run) -> int:
+    """Bring ``tree`` from how it is to what ``change`` makes of it. Returns the steps of that."""
     start = tree.with_name("start")
     shutil.copytree(tree, start)
     old = contents(tree)
     whole = Killed(tree, None)
-    install(whole, site, *change)
+    change(whole)
     new = contents(tree)
     assert old != new
     for k in range(1, whole.steps + 1):
@@ -82,18 +86,24 @@ def main(tree: Path, site: Path) -> None:
         shutil.copytree(start, tree)
         child = os.fork()
         if child == 0:
-            install(Killed(tree, k), site, *change)
+            change(Killed(tree, k))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == _KILLED, k
         for path, (_, content) in contents(tree).items():
             whole_ones = {old.get(path, (0, b""))[1], new.get(path, (0, b""))[1]}
             assert content in whole_ones or path.endswith(".optictl-new"), (k, path)
-        install(RealSystem(tree), site, *change)
+        change(RealSystem(tree))
         assert contents(tree) == new, k
         assert not list(tree.rglob(temporary(Path("/x")).name.replace("x", "*"))), k
-    print(whole.steps)
+    return whole.steps
+
+
+def main(tree: Path, site: Path, *handles: str) -> None:
+    install(RealSystem(tree), site)
+    sets = () if handles else _CHANGE
+    print(killed_at_each_step(tree, lambda system: install(system, site, *sets, handles=handles)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -154,7 +154,7 @@ def test_time_that_runs_out_with_and_without_an_answer(
 @pytest.mark.parametrize(
     ("arguments", "code", "fix"),
     [
-        (["mcts-sim", "hi"], "approach_not_built", "Built: bon"),
+        (["memory-sim", "hi"], "approach_not_built", "Built: abmcts, bon"),
         (["moa|mao-sim", "hi"], "unknown_approach", "optictl approaches"),
         (["bon-sim", "hi", "--options", '{"samples": 700}'], "invalid_option", "from 1 to 64"),
         (["bon-sim", "hi", "--options", '{"n": 7}'], "unknown_option", "optictl approaches SLUG"),

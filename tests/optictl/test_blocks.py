@@ -19,6 +19,7 @@ from proxy.errors import ConfigError
 ROUTER, ENV = Path("router.yaml"), Path("env.local")
 MODELS = ["- model_name: opt-a", "  litellm_params:", "    model: openai/opt-a"]
 OTHER_MODELS = ["- model_name: opt-b", "  litellm_params: {model: openai/opt-b}"]
+FILE = ["- optictl_models.yaml"]
 LINES = ["A_MODEL=openai/opt-a", 'A_API_KEY="k \\" y"']
 OTHERS = "# BEGIN MLXCTL AUTO", "# END MLXCTL AUTO"
 
@@ -36,9 +37,9 @@ def models(content: bytes) -> list[Any]:
     return listed
 
 
-def refused(content: bytes) -> str:
+def refused(content: bytes, lines: list[str] = MODELS) -> str:
     with pytest.raises(ConfigError) as error:
-        router(content)
+        router(content, lines)
     return str(error.value)
 
 
@@ -147,6 +148,42 @@ def test_what_cannot_be_added_to_is_refused_with_its_line(
     assert message.startswith(f"{ROUTER}{place}")
     assert said in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "included"),
+    [
+        (b"", []),
+        (b"model_list:\n- a\nz: 1", []),
+        (b"  model_list:\n  - a\n", []),
+        (b"include:\nz: 1\n", []),
+        (b"include:\n- a.yaml\nmodel_list:\n- a\n", ["a.yaml"]),
+        (b"z: 1\r\ninclude:\r\n    - 'a.yaml' # theirs\r\n    - b.yaml", ["a.yaml", "b.yaml"]),
+    ],
+)
+def test_a_file_is_included_behind_those_of_others(content: bytes, included: list[str]) -> None:
+    result = router(content, FILE)
+    assert yaml.safe_load(result)["include"] == [*included, "optictl_models.yaml"]
+    assert router(result, FILE) == result
+    assert block_lines(result, ROUTER) == tuple(FILE)
+    assert without_block(result, ROUTER) == content
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "said"),
+    [
+        (b"z: 1\ninclude: [a.yaml]\n", ":2: ", "'include' must have a line of its own for each"),
+        (b"include: a.yaml\n", ":1: ", "a line of its own for each entry"),
+        (b"x: &x\n- a\ninclude: *x\n", ":3: ", "'include' is an alias"),
+        (b"{model_list: []}", ":1: ", "in braces"),
+    ],
+)
+def test_what_cannot_include_another_is_refused_with_its_line(
+    content: bytes, place: str, said: str
+) -> None:
+    message = refused(content, FILE)
+    assert message.startswith(f"{ROUTER}{place}")
+    assert said in message
 
 
 # Markers.
@@ -274,15 +311,29 @@ AFTER = st.lists(
 )
 
 
+INCLUDED = st.sampled_from(
+    [
+        ["- a.yaml"],
+        ['- "b.yaml"  # no comment', ""],
+        ["- >-", "  c.yaml", "  # no comment"],
+        ["-   'd.yaml'"],
+        [OTHERS[0], "- theirs.yaml", OTHERS[1]],
+        ["# a comment", "- e.yaml"],
+    ]
+)
+
+
 @st.composite
-def routers(draw: st.DrawFn) -> bytes:
-    """Valid YAML with a list of models somewhere in it."""
+def routers(
+    draw: st.DrawFn, key: str = "model_list", each: st.SearchStrategy[list[str]] = ENTRIES
+) -> bytes:
+    """Valid YAML with a list somewhere in it."""
     pad = " " * draw(st.sampled_from([0, 1, 2, 4]))
-    entries = draw(st.lists(ENTRIES, min_size=1, max_size=4, unique_by=tuple))
+    entries = draw(st.lists(each, min_size=1, max_size=4, unique_by=tuple))
     before = draw(st.sampled_from(["", "# head\n", "x: 1\n", "---\n", "\ufeffx: 1\n"]))
     listed = [pad + line for entry in entries for line in entry]
     after = draw(AFTER)
-    text = before + "\n".join(["model_list:", *listed, *after])
+    text = before + "\n".join([f"{key}:", *listed, *after])
     text += draw(st.sampled_from(["\n", "\n\n"])) if draw(st.booleans()) else "\nlast: 1"
     return text.replace("\n", draw(ENDS)).encode()
 
@@ -300,3 +351,24 @@ def test_any_router_comes_back_byte_for_byte(content: bytes, lines: list[str]) -
     assert block_lines(result, ROUTER) == tuple(lines)
     assert without_block(result, ROUTER) == content
     assert router(router(content, MODELS), lines) == result
+
+
+@given(st.one_of(routers("include", INCLUDED), routers()))
+def test_any_router_that_is_to_include_ours_comes_back_byte_for_byte(content: bytes) -> None:
+    result = router(content, FILE)
+    old, new = yaml.safe_load(content), yaml.safe_load(result)
+    assert new.pop("include") == [*old.pop("include", []), "optictl_models.yaml"]
+    assert new == old
+    assert router(result, FILE) == result
+    assert block_lines(result, ROUTER) == tuple(FILE)
+    assert without_block(result, ROUTER) == content
+
+
+@given(st.one_of(routers("include", INCLUDED), routers()))
+def test_the_models_of_any_router_move_into_a_file_and_back(content: bytes) -> None:
+    moved = router(router(content), FILE)
+    assert "opt-a" not in moved.decode()
+    assert yaml.safe_load(moved)["include"][-1] == "optictl_models.yaml"
+    back = router(moved)
+    assert models(back)[-1]["model_name"] == "opt-a"
+    assert without_block(moved, ROUTER) == without_block(back, ROUTER) == content

@@ -46,8 +46,8 @@ class TestKnown:
         assert {each.name for each in discover()} == {
             *("settings", "drift", "secrets", "environment"),
             *("active", "enabled", "restarts", "daemon_reload", "drop_ins", "exposure", "port"),
-            *("ready", "models", "auth", "loop"),
-            *("upstream", "base_model", "providers"),
+            *("ready", "models", "auth", "loop", "degraded"),
+            *("upstream", "base_model", "members", "providers"),
             *("gateway", "gateway_settings", "canary", "routing"),
             "neighbours",
         }

@@ -251,7 +251,15 @@ def test_where_nobody_answers_it_refuses_and_names_yes(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     site, root = tmp_path / "optictl.yaml", tmp_path / "root"
-    site.write_text("proxy: {base_model: sim}\n")
+    router, variables = root / "router.yaml", root / "env"
+    root.mkdir()
+    router.write_text(
+        "model_list:\n- model_name: sim\n"
+        "  litellm_params: {model: os.environ/SIM_MODEL, api_base: os.environ/SIM_API_BASE}\n"
+    )
+    variables.write_text("SIM_MODEL=openai/sim\nSIM_API_BASE=http://192.168.1.72:8100/v1\n")
+    site.write_text("proxy: {base_model: sim}\ngateway: {router: /router.yaml, env_file: /env}\n")
+    given = {site, router, variables}
     options = {name for param in COMMANDS[path].params for name in param.opts}
     where = ["--root", str(root)] if "--root" in options else ["--user"]
     systemd = ["--systemd", "252"] if "--systemd" in options else []
@@ -265,7 +273,7 @@ def test_where_nobody_answers_it_refuses_and_names_yes(
     else:
         assert "--yes" in result.stderr.splitlines()[-1]
     kept = {file for file in tmp_path.rglob("*") if file.is_file() and file.name != "lock"}
-    assert kept == {site}
+    assert kept == given
 
 
 # Completion.

@@ -170,6 +170,33 @@ def test_one_that_is_not_there(home: Home) -> None:
     assert result.stderr.endswith("did you mean 'opt-code-balanced-l'?\n")
 
 
+@pytest.mark.parametrize("command", ["ensemble", "ensembles"])
+def test_the_shell_completes_the_names_of_the_registry(
+    home: Home, tmp_path: Path, command: str
+) -> None:
+    def complete(*words: str) -> list[str]:
+        environ = {
+            "_OPTICTL_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(["optictl", command, *words]),
+            "COMP_CWORD": str(len(words) + 1),
+        }
+        shown = CliRunner().invoke(build(), env=environ, prog_name="optictl")
+        return str(shown.stdout).split()
+
+    site = ("--config", str(home.site))
+    assert complete(*site, "opt-code-ba") == ["opt-code-balanced-l"]
+    assert len(complete(*site, "opt-")) == len(SHIPPED.read_text().splitlines())
+    own = tmp_path / "own.jsonl"
+    own.write_text(SHIPPED.read_text().splitlines()[0].replace('"opt-', '"opt-own-') + "\n")
+    home.declare(f"ensembles: {own}")
+    [name] = complete(*site, "opt-")
+    assert name.startswith("opt-own-")
+    # The site of one's own, without a word on where it is.
+    home.site.rename(home.installed.parent / "optictl.yaml")
+    assert complete("--user", "") == [name]
+    assert complete(*site, "") == []
+
+
 def test_it_names_every_row_of_the_registry(home: Home) -> None:
     site = load(home.site, {}).site
     rows = registry_of(site, Places.of(site, home=Path.home()))

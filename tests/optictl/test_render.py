@@ -161,6 +161,7 @@ def test_the_command_line_leaves_nothing_to_defaults() -> None:
         "--threads": "512",
         "--request-timeout": "90.5",
         "--proxy-config": "/etc/optillm-proxy/proxy_config.yaml",
+        "--degraded-file": "/etc/optillm-proxy/degraded",
         "--optillm-api-key-file": "%d/proxy.key",
     }
 
@@ -223,6 +224,19 @@ def test_without_a_key_the_warmup_runs_as_the_service() -> None:
     (warmup,) = unit(bare)["ExecStartPost"]
     assert warmup.startswith("/usr/local/bin/optictl warmup ")
     assert "--key-file" not in warmup
+
+
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_the_switch_is_a_file_that_says_how_to_turn_it_off(scope: str) -> None:
+    declared = site(f"service.scope={scope}")
+    places = Places.of(declared, home=HOME)
+    files = rendered(declared, replace(FACTS, degraded=True))
+    assert set(files) - set(rendered(declared)) == {places.degraded}
+    (line,) = files[places.degraded].content.decode().splitlines()
+    assert line.startswith("# ")
+    assert line.endswith("optictl degrade off" + (" --user" if scope == "user" else ""))
+    assert files[places.degraded].effect == "reload"
+    assert unit(declared, replace(FACTS, degraded=True)) == unit(declared)
 
 
 def test_more_flags_and_variables_are_passed_on() -> None:

@@ -128,9 +128,9 @@ def check_effects(service: Service, sim: SimulatorThread) -> None:
 def test_a_default_approach_that_does_not_exist_ends_the_start(
     start_service: StartService,
 ) -> None:
-    service = start_service("--approach", "mcts", healthy=False)
+    service = start_service("--approach", "memory", healthy=False)
     assert service.process.wait(60) == 2
-    assert "optictl serve: --approach mcts: Approach 'mcts' is reserved" in service.log
+    assert "optictl serve: --approach memory: Approach 'memory' is reserved" in service.log
     assert "Traceback" not in service.log
 
 

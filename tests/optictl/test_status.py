@@ -89,6 +89,19 @@ def test_running_but_not_ready_is_running_and_said(tmp_path: Path) -> None:
     assert found.exit_code == Exit.OK
 
 
+def test_a_degraded_one_says_so_and_how_to_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {**READY, "degraded": True}
+    found = stands(tmp_path, FakeManager(RUNNING, LISTENING), says(200, body))
+    assert "is running: ready, but degraded; serving" in found.verdict
+    assert found.health is not None
+    assert found.as_json()["health"]["degraded"] is True
+    monkeypatch.setattr("optictl.standing.standing", lambda *_: found)
+    shown = CliRunner().invoke(build(), ["status", "--config", str(tmp_path / "optictl.yaml")])
+    assert "every request is answered by none; to end it: optictl degrade off" in shown.stdout
+
+
 def test_a_service_that_hangs(tmp_path: Path) -> None:
     def hang(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("timed out")

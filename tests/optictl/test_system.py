@@ -147,6 +147,21 @@ def test_what_a_dead_write_left_is_no_hindrance(root: Path) -> None:
     assert names(root / "etc/x") == ["env"]
 
 
+def test_a_read_only_disk_has_nothing_to_discard(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There unlink(2) fails with EROFS, whether the file is there or not."""
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    system = RealSystem(root)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    system.discard(FILE)
+    with pytest.raises(CannotWrite, match="cannot write /etc/x/env: Read-only file system"):
+        system.write(FILE, b"", 0o600)
+
+
 # Links.
 
 

@@ -85,8 +85,8 @@ class TestAnEnsemble:
         assert (plan.approach, plan.pooled) == ("bon", True)
 
     def test_says_so_where_its_approach_is_not_built(self) -> None:
-        with pytest.raises(BadRequest, match="'mcts' is reserved"):
-            planned(ensemble=ensemble(approach="mcts"))
+        with pytest.raises(BadRequest, match="'memory' is reserved"):
+            planned(ensemble=ensemble(approach="memory"))
 
     def test_goes_through_an_llm_even_with_none(self) -> None:
         plan = planned(ensemble=ensemble(approach="none"))
@@ -167,8 +167,33 @@ class TestWithoutItsApproach:
         assert plan.team.member("aggregator").model == ("base" if model == "opt-plain" else "c")
         assert "the service is degraded" in plan.branches[0].skipped[0]
 
-    def test_degraded_leaves_other_names_alone(self) -> None:
-        assert planned("moa-base", settings={"degraded": True}).approach == "moa"
+    @pytest.mark.parametrize(
+        ("model", "members", "skipped"),
+        [
+            ("moa-base", {}, "moa"),
+            ("re2&moa-base", {}, "re2&moa"),
+            ("bon|moa-base", {}, "bon|moa"),
+            ("base", {"optillm_approach": "bon"}, "bon"),
+            (f"proxy-moa-{NAME}", {}, "moa"),
+            ("opt-routed", {}, "rto"),
+        ],
+    )
+    def test_degraded_is_one_call_for_every_request(
+        self, model: str, members: dict[str, Any], skipped: str
+    ) -> None:
+        settings = {"degraded": True, "aliases": {"OPT_ROUTED": "rto-base"}}
+        plan = planned(model, settings=settings, **members)
+        assert (plan.approach, plan.total_choices) == ("none", 1)
+        assert plan.branches[0].skipped == (f"{skipped}: the service is degraded",)
+
+    def test_degraded_is_none_by_default_too(self) -> None:
+        settings = {"degraded": True, "approach": "moa"}
+        assert planned("base", settings=settings).approach == "none"
+
+    def test_degraded_skips_nothing_where_nothing_was_asked_for(self) -> None:
+        plan = planned("base", settings={"degraded": True})
+        assert plan.untouched
+        assert plan.branches[0].skipped == ()
 
 
 class TestAliases:

@@ -100,27 +100,27 @@ class TestRun:
             inner = await llm.run("shouting", chat)
             return Reply.of(f"heard: {inner.text[-12:]}")
 
-        @approach("router", shape=lambda _: Shape(calls=1, rounds=1))
-        async def router(chat: Chat, llm: LLM) -> Reply:
+        @approach("chooser", shape=lambda _: Shape(calls=1, rounds=1))
+        async def chooser(chat: Chat, llm: LLM) -> Reply:
             return await llm.run("shouting", chat, tail=True)
 
-        proxy = app_with(make_proxy, shouting, outer, router)
+        proxy = app_with(make_proxy, shouting, outer, chooser)
         assert proxy.text("example-sim") == "heard: \\BOXED{391}."
         assert (sim.log.records[0].body or {})["messages"][-1]["content"].endswith("NOW!")
-        assert proxy.text("router-sim").endswith("\\BOXED{391}.")
-        assert content_of(proxy.stream("router-sim")).endswith("\\BOXED{391}.")
+        assert proxy.text("chooser-sim").endswith("\\BOXED{391}.")
+        assert content_of(proxy.stream("chooser-sim")).endswith("\\BOXED{391}.")
 
     def test_what_it_cannot_treat_honestly_goes_to_the_model_as_it_is(
         self, make_proxy: MakeProxy, sim: SimulatorThread
     ) -> None:
         @example
         async def router(chat: Chat, llm: LLM) -> Reply:
-            return await llm.run("moa", chat, tail=True)
+            return await llm.run("rto", chat, tail=True)
 
         tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
         answer = app_with(make_proxy, router).ask("example-sim", tools=[tool]).json
         assert answer["choices"][0]["message"]["tool_calls"]
-        assert answer["optillm"]["skipped"] == ["moa: the request carries tools"]
+        assert answer["optillm"]["skipped"] == ["rto: the request carries tools"]
         assert sim.log.calls == 1
 
     def test_an_unknown_slug_is_refused(self) -> None:

@@ -387,6 +387,35 @@ def test_a_changed_setting_restarts_and_a_rollback_takes_it_back(installed: Lab)
     assert ask(installed) == "200"
 
 
+def test_degraded_it_answers_in_one_call_until_that_is_ended(installed: Lab) -> None:
+    def approach() -> str:
+        body = json.dumps({"model": "re2-sim", "messages": [{"role": "user", "content": "Hi"}]})
+        answer = installed.run(
+            "curl", "--silent", "--fail", "--header", f"Authorization: Bearer {KEY}",
+            "--data", body, f"{URL}/v1/chat/completions",
+        )  # fmt: skip
+        return str(json.loads(answer)["optillm"]["approach"])
+
+    def comes_to(wanted: str) -> bool:
+        """New workers take over once they are up."""
+        end = time.monotonic() + 30
+        while time.monotonic() < end and approach() != wanted:
+            time.sleep(0.2)
+        return approach() == wanted
+
+    master = installed.show(SERVICE, "MainPID")
+    assert approach() == "re2"
+    assert optictl(installed, "degrade", "on", "--yes").returncode == 0
+    assert comes_to("none")
+    assert "ready, but degraded" in optictl(installed, "status").stdout
+    assert answered(installed, "install", "--yes")["data"]["already"]
+    assert installed.show(SERVICE, "MainPID") == master
+    assert optictl(installed, "restart").returncode == 0
+    assert approach() == "none"
+    assert optictl(installed, "degrade", "off", "--yes").returncode == 0
+    assert comes_to("re2")
+
+
 def test_a_changed_port_is_listened_on(installed: Lab) -> None:
     done = optictl(installed, "install", "--yes", "--set", "proxy.port=4021")
     assert done.returncode == 0, done.stderr
