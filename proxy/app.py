@@ -19,6 +19,7 @@ from proxy.errors import BadRequest, ConfigError, MethodNotAllowed, NotFound, Pr
 from proxy.registry import Registry, discover
 from proxy.selector import select
 from proxy.settings import Settings
+from proxy.telemetry.record import Telemetry
 from proxy.upstream.limits import register
 from proxy.upstream.slots import Slots
 
@@ -52,7 +53,7 @@ def create_app(
         register(settings, slots)
     app.engine = EngineThread(settings, registry, slots)
     app.admission = Admission(settings.admitted, max(settings.max_pending_body, settings.max_body))
-    chat = ChatViews(settings, registry, app.engine, app.admission)
+    chat = ChatViews(settings, registry, app.engine, app.admission, Telemetry())
     models = ModelViews(settings, registry, app.engine)
     health = HealthViews(settings, app.engine, app.admission, board or Board())
     for prefix in ("/v1", ""):

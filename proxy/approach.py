@@ -192,14 +192,16 @@ def approach(
     handles: frozenset[Feature] | set[Feature] = frozenset({"parts", "formats"}),
     use: str = "",
     roles: Callable[[Any], Sequence[Role]] = lambda _: ROLES,
+    acts: bool = False,
 ) -> Callable[[_F], _F]:
     """Mark ``async def f(chat, llm, *, options) -> Reply``.
 
     ``aliases`` maps a peer's option names to ours, ``handles`` names what the algorithm treats
     honestly (anything else falls back to ``none``), ``use`` says when to choose it, ``roles`` whom
-    of an ensemble it asks, in its order.
+    of an ensemble it asks, in its order. One that ``acts`` runs code, fetches URLs or calls tools:
+    no tag in a prompt can choose it.
     """
-    return _marker(slug, "approach", shape, paper, aliases, handles, use, roles)
+    return _marker(slug, "tool" if acts else "approach", shape, paper, aliases, handles, use, roles)
 
 
 def transform(

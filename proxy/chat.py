@@ -75,7 +75,9 @@ class Reply:
 
     @property
     def tool_calls(self) -> Sequence[Mapping[str, Any]]:
-        return self.message.get("tool_calls") or ()
+        """The calls it makes, one in the older ``function_call`` among them."""
+        older = self.message.get("function_call")
+        return self.message.get("tool_calls") or ([{"function": older}] if older else ())
 
     @property
     def rendered(self) -> str:

@@ -13,12 +13,10 @@ from collections.abc import (
     Coroutine,
     Hashable,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 from proxy.approach import Range, Shape, approach, transform
@@ -30,7 +28,9 @@ from proxy.run import bodies, calls
 from proxy.run.bodies import DRAFT, SHAPE_PARAMS
 from proxy.run.fan import Fan, speculating
 from proxy.run.outlet import Through
+from proxy.run.reading import Delta, Stream
 from proxy.run.scope import Scope
+from proxy.sandbox.port import Sandbox
 from proxy.upstream.port import Call, Json
 
 __all__ = [
@@ -49,27 +49,24 @@ __all__ = [
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """One piece of a streamed reply."""
-
-    text: str
-    reasoning: str
-    logprobs: Any = None
-
-
 class LLM:
     """See DESIGN §3.2 for the table. Errors of calls are `UpstreamError`s."""
 
-    __slots__ = ("_not_model", "_role", "_scope", "_slug")
+    __slots__ = ("_model", "_not_model", "_role", "_scope", "_slug")
 
     def __init__(
-        self, scope: Scope, slug: str, role: Role | None = None, not_model: str | None = None
+        self,
+        scope: Scope,
+        slug: str,
+        role: Role | None = None,
+        not_model: str | None = None,
+        model: str | None = None,
     ) -> None:
         self._scope = scope
         self._slug = slug
         self._role = role
         self._not_model = not_model
+        self._model = model
 
     async def ask(self, messages: Sequence[Message], **params: Any) -> Reply:
         """A helper call (judge, plan, critique): none of the client's parameters but identity.
@@ -98,7 +95,7 @@ class LLM:
 
         if nth is None:
             return await self._by_whoever_is_there("proposer", asked)
-        with self._attendance():
+        with self._scope.run.attended():
             return await asked(self._member("proposer", nth=nth))
 
     def sample(
@@ -163,7 +160,8 @@ class LLM:
             await self._scope.outlet.reply(reply)
             return reply
         outlet = self._scope.outlet if through is None else self._scope.closing(through)
-        async with calls.stream(self._scope.run, self._call(member, body), role) as incoming:
+        run, call = self._scope.run, self._call(member, body)
+        async with calls.stream(run, call, role, approach=self._slug) as incoming:
             async for choice in incoming:
                 delta = _without_role(choice.get("delta") or {})
                 if any(delta.values()) or choice.get("logprobs"):
@@ -199,8 +197,9 @@ class LLM:
         member = self._member("proposer", nth=nth or 0)
         body = self._candidate(member, messages, params, nth)
         call = self._call(member, body)
-        with self._attendance():
-            async with calls.stream(self._scope.run, call, self._role or "proposer") as incoming:
+        with self._scope.run.attended():
+            run, role = self._scope.run, self._role or "proposer"
+            async with calls.stream(run, call, role, approach=self._slug) as incoming:
                 yield Stream(incoming)
 
     async def emit(self, text: str) -> None:
@@ -212,6 +211,16 @@ class LLM:
         """A word on progress: a comment in the stream, never content."""
         self._scope.outlet.note(text)
 
+    def decide(
+        self,
+        kind: str,
+        candidates: Iterable[tuple[Reply | str, float | None]],
+        winner: int | None,
+        why: str = "",
+    ) -> None:
+        """For the trace: what a ``kind`` of decision was made among, with votes or ratings."""
+        self._scope.run.ledger.decide(self._slug, kind, candidates, winner, why)
+
     def keep(self, reply: Reply) -> None:
         """The best answer so far: what the client gets if time or budget end here."""
         self._scope.keep(reply)
@@ -221,7 +230,11 @@ class LLM:
 
         ``not_model`` asks for another model where there is a choice, so that none judges itself.
         """
-        return LLM(self._scope, self._slug, role, not_model)
+        return LLM(self._scope, self._slug, role, not_model, self._model)
+
+    def model(self, name: str) -> LLM:
+        """The same, speaking with the model of that name, of the ensemble or not."""
+        return LLM(self._scope, self._slug, self._role, model=name)
 
     async def run(
         self,
@@ -256,6 +269,11 @@ class LLM:
         made: T = await scope.run.services.cache.once((owner, key), make, ttl)
         return made
 
+    @property
+    def sandbox(self) -> Sandbox:
+        """Where programs run that a model wrote."""
+        return self._scope.run.services.sandbox
+
     async def equal(self, a: str, b: str) -> bool:
         """Whether two normalised answers are the same expression; False where nobody can tell."""
         return await self._scope.run.services.calculator.equivalent(a, b) is True
@@ -275,6 +293,11 @@ class LLM:
         usual = self._scope.run.ledger.usual_duration()
         return usual is None or self._scope.run.time_left > rounds * usual
 
+    def budget_for(self, calls: int) -> bool:
+        """Whether the budget allows so many more calls."""
+        left = self._scope.run.budget.calls_left
+        return left is None or left >= calls
+
     @property
     def _one_call_for_all(self) -> bool:
         """Whether several samples can be had as one call's choices."""
@@ -283,6 +306,9 @@ class LLM:
 
     def _member(self, role: Role, nth: int = 0) -> Member:
         run = self._scope.run
+        if self._model is not None:
+            named = (member for member in run.team.members if member.model == self._model)
+            return next(named, Member(self._model, self._role or role))
         return run.team.member(
             self._role or role, nth=nth, not_model=self._not_model, missing=run.attendance.missing
         )
@@ -296,27 +322,16 @@ class LLM:
             member = self._member(role)
             proposes = (self._role or role) == "proposer"
             try:
-                with self._attendance() if proposes else nullcontext():
+                with self._scope.run.attended() if proposes else nullcontext():
                     return await asked(member)
             except UpstreamError:
                 begun = self._scope.answer.begun
                 if begun or member.model not in missing or self._member(role).model in missing:
                     raise
 
-    @contextmanager
-    def _attendance(self) -> Iterator[None]:
-        """Raise `TooFewMembers` where a failed call leaves an ensemble with too few proposers."""
-        run = self._scope.run
-        try:
-            yield
-        except UpstreamError:
-            if run.team.mixed:
-                run.attendance.check(run.team, run.ledger.under_way)
-            raise
-
     async def _complete(self, member: Member, body: Json, role: str) -> Reply:
-        replies = await calls.complete(self._scope.run, self._call(member, body), role)
-        return replies[0]
+        run, call = self._scope.run, self._call(member, body)
+        return (await calls.complete(run, call, role, approach=self._slug))[0]
 
     def _call(self, member: Member, body: Json) -> Call:
         client = self._scope.run.params
@@ -332,24 +347,6 @@ class LLM:
     ) -> Json:
         scope = self._scope
         return bodies.candidate(scope.run.params, member, messages, params, nth, scope.index)
-
-
-class Stream:
-    """A candidate that is being read."""
-
-    def __init__(self, incoming: calls.Incoming) -> None:
-        self._incoming = incoming
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        async for choice in self._incoming:
-            delta = choice.get("delta") or {}
-            reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
-            yield Delta(delta.get("content") or "", reasoning, choice.get("logprobs"))
-
-    @property
-    def reply(self) -> Reply:
-        """What has been read so far."""
-        return self._incoming.reply
 
 
 class _NativeSample(Fan[Reply]):
@@ -374,8 +371,8 @@ class _NativeSample(Fan[Reply]):
         body = llm._candidate(member, messages, params, start)
         role = llm._role or "proposer"
         call = llm._call(member, {**body, "n": k})
-        with llm._attendance():
-            replies = await calls.complete(llm._scope.run, call, role, choices=k)
+        with llm._scope.run.attended():
+            replies = await calls.complete(llm._scope.run, call, role, k, approach=llm._slug)
         said = [reply for reply in replies[:k] if not reply.empty]
         for reply in said[1:]:
             self.add(_ready(reply))

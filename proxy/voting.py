@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import comb, factorial
+from itertools import accumulate
+from math import comb, exp, factorial, lgamma, log, prod, sqrt
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -86,6 +87,68 @@ def beta_confidence(a: int, b: int) -> float:
 def beta_stop(a: int, b: int, confidence: float = 0.95) -> bool:
     """Whether to stop sampling: the leader's `a` ballots against `b` give enough confidence."""
     return beta_confidence(a, b) >= confidence
+
+
+def dirichlet_confidence(counts: Sequence[int]) -> float:
+    """The posterior probability that the class with `counts[0]` ballots is the likeliest of all.
+
+    Under a uniform prior over the classes that have ballots, of which there are two at least:
+    Pr[p_1 = max] of Dirichlet(v_1 + 1, ..., v_m + 1), the Dirichlet rule of Adaptive-Consistency
+    (arXiv:2305.11860), and `beta_confidence` for two. Its authors draw samples. Here it is
+    the integral over x > 0 of g(x; v_1 + 1) G(x; v_2 + 1) ... G(x; v_m + 1), with the density and
+    the distribution of gamma variables, by the trapezoidal rule in log x (8 digits or more).
+    """
+    leading, *others = [*counts, 0, 0][: max(2, len(counts))]
+    factorials = [lgamma(k + 1) for k in range(max(leading, *others) + 1)]
+    # Outside of these bounds lies less than 1e-9 of a gamma variable of this shape.
+    shape, steps = leading + 1, 80
+    low = log(shape) - sqrt(46 / (shape + 1)) - 23 / (shape + 1)
+    width = (log(shape + 10 * sqrt(shape) + 23) - low) / steps
+    total = 0.0
+    for step in range(steps + 1):
+        t = low + step * width
+        # The chances of 0, 1, 2, ... events of a Poisson process until then: G is a sum of them.
+        events = [exp(k * t - exp(t) - logged) for k, logged in enumerate(factorials)]
+        fewer = list(accumulate(events))
+        total += exp(t) * events[leading] * prod(1 - fewer[count] for count in others)
+    return total * width
+
+
+def dirichlet_stop(counts: Sequence[int], confidence: float = 0.95) -> bool:
+    """Whether to stop sampling: the leader's `counts[0]` ballots give enough confidence."""
+    return dirichlet_confidence(counts) >= confidence
+
+
+def esc_stop(window: Sequence[Hashable | None]) -> bool:
+    """Whether to stop sampling: all ballots of a window are for one class, and none is void.
+
+    Early-stopping self-consistency: Li et al., arXiv:2401.10480.
+    """
+    return len(set(window)) == 1 and None not in window
+
+
+def exact_esc(chances: Sequence[float], window: int, limit: int) -> float:
+    """The expected number of samples until `esc_stop`, of at most `limit` in whole windows.
+
+    A sample is of class j with `chances[j]`. With s the sum of chances[j] ** window and T windows,
+    E[n] = window * (1 - (1 - s) ** T) / s.
+    """
+    unanimous = sum(chance**window for chance in chances)
+    if unanimous == 0:
+        return float(limit // window * window)
+    return window * (1 - (1 - unanimous) ** (limit // window)) / unanimous
+
+
+def confidence_weight(logprobs: Sequence[float]) -> float:
+    """What a ballot weighs by the log-probabilities of its tokens: more than 1 / e, at most 1.
+
+    CISC (Taubenfeld et al., arXiv:2502.06233) at temperature 1: the softmax over a question's
+    samples of their length-normalised probability, up to a factor that all of them share. 1 where
+    there are no log-probabilities, as for one that is certain.
+    """
+    if not logprobs or not (mean := sum(logprobs) / len(logprobs)) <= 0:
+        return 1.0
+    return exp(exp(mean) - 1)
 
 
 def exact_plurality(p: float, distractors: Sequence[float], n: int) -> float:

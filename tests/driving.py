@@ -222,9 +222,10 @@ class Driver:
         """A registered approach as this request's only choice."""
         entry = self.run.services.registry[slug]
         leaf = Leaf(entry, {**entry.defaults, **options})
+        chat = Chat(MESSAGES, self.run.params)
         ticking = asyncio.create_task(self._tick())
         try:
-            return await play_choice(leaf, Chat(MESSAGES), self.run, self.outlet, 0)
+            return await play_choice(leaf, chat, self.run, self.outlet, 0)
         finally:
             ticking.cancel()
 

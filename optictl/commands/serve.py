@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,6 +14,16 @@ from optictl.approach_flags import ApproachFlags, with_approach_flags
 from optictl.console import data, emit_json, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
 from optictl.result import Result
+from optictl.serve_settings import (
+    LogLevel,
+    ensembles_of,
+    exists,
+    log_level,
+    pattern,
+    pool_of,
+    proxy_key_of,
+    refuse_local_inference,
+)
 from optictl.upstream_flags import upstream
 from proxy.ensembles import aliases_of
 from proxy.errors import ConfigError
@@ -24,29 +32,14 @@ from proxy.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     Limits,
-    Secret,
     Settings,
     is_loopback,
-    key_from_flag,
     read_ca_bundle,
-    read_key_file,
 )
 from proxy.upstream.config_search import find
 
-if TYPE_CHECKING:
-    from proxy.ensembles import Ensemble
-    from proxy.upstream.config import PoolConfig
-
 #: Flags of OptiLLM that are not built yet arrive as leftovers, and get an answer of their own.
 CONTEXT_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
-
-
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    CRITICAL = "critical"
 
 
 class NativeN(StrEnum):
@@ -213,6 +206,9 @@ def serve(
     ] = Cancel.CLOSE,
     max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request body.")] = 32,
     max_choices: Annotated[int, typer.Option(min=1, help="Most choices of one request.")] = 8,
+    max_fanout: Annotated[
+        int, typer.Option(min=1, help="Calls of one request that may be under way at once.")
+    ] = 16,
     max_calls: Annotated[
         int | None, typer.Option(min=1, help="Most upstream calls of one request.")
     ] = None,
@@ -267,7 +263,7 @@ def serve(
             f"--host {host} can be reached from outside this machine; if that is meant, "
             "add --allow-external (and a key: --optillm-api-key-file)"
         )
-    _refuse_local_inference(os.environ, base_url)
+    refuse_local_inference(os.environ, base_url)
     if optillm_api_key and optillm_api_key_file is not None:
         raise ConfigError("give --optillm-api-key or --optillm-api-key-file, not both")
     if optillm_api_key:
@@ -282,13 +278,13 @@ def serve(
         file = found[0] if found else find(proxy_config, Path.home())
         pool = None
         if file is not None:
-            pool = _pool(file)
+            pool = pool_of(file)
             found[:] = [file]
-        level = _log_level(flag, os.environ, pool)
+        level = log_level(flag, os.environ, pool)
         return Settings(
             pool=pool,
             **upstream(base_url, upstream_api_key_file, os.environ, pooled=pool is not None),
-            proxy_key=_proxy_key(optillm_api_key, optillm_api_key_file),
+            proxy_key=proxy_key_of(optillm_api_key, optillm_api_key_file),
             host=host,
             port=port,
             approach=approach,
@@ -306,6 +302,7 @@ def serve(
             ssl_ca=read_ca_bundle(ssl_cert_path, "--ssl-cert-path") if ssl_cert_path else None,
             max_body=max_body_mb * 1024 * 1024,
             max_choices=max_choices,
+            max_fanout=max_fanout,
             limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
             options={
                 "bon.samples": best_of_n,
@@ -313,10 +310,10 @@ def serve(
                 **approach_flags.options(),
             },
             allow_prompt_tags=allow_prompt_tags,
-            task_patterns=tuple(map(_pattern, task_pattern or ())),
-            ensembles=_ensembles(ensembles, single_model_ensembles),
+            task_patterns=tuple(map(pattern, task_pattern or ())),
+            ensembles=ensembles_of(ensembles, single_model_ensembles),
             aliases=aliases_of(os.environ),
-            degraded=degraded or _exists(degraded_file),
+            degraded=degraded or exists(degraded_file),
             progress=progress,
             log_level=level,
             loop_stuck_after=loop_stuck_after,
@@ -329,71 +326,3 @@ def serve(
     from proxy.server import serve as serve_forever
 
     raise typer.Exit(serve_forever(settings, reload=snapshot))
-
-
-def _pool(file: Path) -> PoolConfig:
-    # Imported here: most services have no such file, and its reader takes long to import.
-    from proxy.upstream.config_file import load
-    from proxy.upstream.routing import strategies
-
-    return load(file, os.environ, strategies())
-
-
-def _ensembles(file: str | None, single: bool) -> Mapping[str, Ensemble]:
-    if file is None:
-        return {}
-    # Imported here, like the pool's reader.
-    from proxy.ensembles_file import load
-
-    return load(Path(file).expanduser(), single=single)
-
-
-def _exists(file: str | None) -> bool:
-    if file is None:
-        return False
-    try:
-        Path(file).expanduser().stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise ConfigError(f"--degraded-file {file}: {error.strerror}; mend its path") from None
-    return True
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ConfigError(f"--task-pattern {text!r}: {error}") from None
-
-
-def _proxy_key(flag: str, file: str | None) -> Secret | None:
-    if file is not None:
-        return read_key_file(file, "--optillm-api-key-file")
-    return key_from_flag(flag, "--optillm-api-key") if flag else None
-
-
-def _log_level(flag: str | None, environ: Mapping[str, str], pool: PoolConfig | None) -> str:
-    """The flag, the variable that the peer's pool reads, the pool's file, in that order."""
-    if flag is not None:
-        return flag
-    named = environ.get("OPTILLM_LOG_LEVEL", "").lower()
-    if named and named not in list(LogLevel):
-        raise ConfigError(f"OPTILLM_LOG_LEVEL={named}: must be one of {', '.join(LogLevel)}")
-    return named or (pool.log_level if pool is not None else None) or LogLevel.INFO.value
-
-
-def _refuse_local_inference(environ: Mapping[str, str], base_url: str) -> None:
-    """OptiLLM reads OPTILLM_API_KEY as "run the model here", whatever its users meant by it."""
-    if not environ.get("OPTILLM_API_KEY"):
-        return
-    named = ("OPENAI_API_KEY", "CEREBRAS_API_KEY", "AZURE_OPENAI_API_KEY")
-    if base_url or any(environ.get(name) for name in named):
-        raise ConfigError(
-            "OPTILLM_API_KEY is set and an upstream is configured. OptiLLM would run models "
-            "locally then. To protect this proxy, unset it and give --optillm-api-key-file FILE"
-        )
-    raise ConfigError(
-        "OPTILLM_API_KEY asks for local inference, which is not installed: "
-        "pip install 'optictl[local]' (or give --base-url for an upstream, and unset it)"
-    )

@@ -89,7 +89,8 @@ def read_ask(raw: bytes) -> Ask:
         last[role] = text
         if role == "tool":
             tool_result = text
-        elif role == "user":
+        elif role == "user" and "<candidate" not in text:
+            # One that shows candidates asks about what stands before it.
             tool_result = None
     stop = body.get("stop")
     form, options = body.get("response_format"), body.get("stream_options")

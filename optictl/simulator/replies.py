@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections import Counter
 from dataclasses import dataclass
@@ -38,15 +39,21 @@ class Role(StrEnum):
     SELECTOR = "selector"
     VERIFIER = "verifier"
     STAGE = "stage"
+    DECEIVER = "deceiver"
 
 
-#: The fixed endings by which approaches ask for a reply that they can parse.
+#: The words by which approaches ask for a reply that they can parse, or for a mistake.
 ENDINGS = {
     "Score: [0-10]": Role.JUDGE,
-    "Best candidate: [number]": Role.SELECTOR,
+    "Best candidate:": Role.SELECTOR,
     "Overall assessment (CORRECT/INCORRECT)": Role.VERIFIER,
     "Do not provide the final answer": Role.STAGE,
+    "deliberately wrong": Role.DECEIVER,
 }
+#: What asks a stage for questions, and for how many of them.
+_QUESTIONS = re.compile(
+    r"\b(?:ask|give|list|write)\b[^.\n]{0,40}?\b(\d{1,3})\b[^.\n]{0,40}\bquestions\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,11 @@ class Draw:
         behaviour, question = self.behaviour, self.prompt.question
         if self.random.random() < behaviour.probability:
             return gold(question)
+        return self.mistake()
+
+    def mistake(self) -> str:
+        """One of the distractors."""
+        behaviour, question = self.behaviour, self.prompt.question
         weights = list(accumulate(behaviour.distractors))
         last = len(weights) - 1
         return distractor(question, bisect(weights, self.random.random() * weights[-1], hi=last))
@@ -186,18 +198,43 @@ def _ending(ask: Ask, draw: Draw) -> tuple[str | None, str, bool | None]:
         case Role.SELECTOR:
             best = max(prompt.candidates, key=lambda c: draw.judgement(c.answer), default=None)
             return None, f"Best candidate: {best.number if best else 1}", None
+        case Role.STAGE if asked := _QUESTIONS.search(ask.user):
+            return None, _questions(int(asked[1])), None
+        case Role.STAGE if _PROGRAM.search(ask.user):
+            return None, _program(draw), None
         case Role.STAGE:
-            return None, "What remains is to carry this through with care.", None
+            return None, _staged(ask.user), None
         case Role.AGGREGATOR if prompt.candidates and (
             draw.random.random() < behaviour.aggregator_skill
         ):
             votes = Counter(candidate.answer for candidate in prompt.candidates)
             answer = votes.most_common(1)[0][0]
+        case Role.DECEIVER:
+            answer = draw.mistake()
         case Role.AGGREGATOR | Role.SOLVER:
             answer = draw.answer()
     said = f"The tool says: {ask.tool_result[:400]}\n\n" if ask.tool_result else ""
     right = same(answer, gold(prompt.question))
     return answer, f"{said}The final answer is \\boxed{{{answer}}}.", right
+
+
+def _questions(count: int) -> str:
+    return "\n".join(f"{number}. Does step {number} hold?" for number in range(1, count + 1))
+
+
+def _program(draw: Draw) -> str:
+    """A program that prints the answer: to state a question is easier than to answer it."""
+    stated = draw.random.random() < _STATED_RIGHT
+    value = gold(draw.prompt.question) if stated else draw.mistake()
+    return f"```python\nprint({value!r})\n```"
+
+
+def _staged(asked: str) -> str:
+    """What a stage in between comes to: a numbered list where one is asked for."""
+    if not (lengths := _LIST.findall(asked)):
+        return "What remains is to carry this through with care."
+    points = range(1, int(lengths[-1]) + 1)
+    return "\n".join(f"{number}. Point {number} needs a closer look." for number in points)
 
 
 def _judged(ask: Ask, prompt: Prompt) -> str:
@@ -237,6 +274,11 @@ def _plain(answer: str) -> int | str:
     return int(answer) if answer.lstrip("-").isdecimal() else answer
 
 
+#: What asks a stage for a program, and how often that says what the question says.
+_PROGRAM = re.compile(r"\bwrite (?:a|one) python program\b", re.IGNORECASE)
+_STATED_RIGHT = 0.95
+#: A list of so many items; up to three words may stand in front of the number.
+_LIST = re.compile(r"\bnumbered list of (?:\w+ ){0,3}(\d{1,2})\b", re.IGNORECASE)
 _LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnprstv")
 _FILLER = (
     "First the known quantities are written down and named. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,11 @@ def _slices(text: str, size: int) -> Iterator[str]:
 
 
 def _logprobs(ask: Ask, reply: Reply) -> list[dict[str, Any]]:
-    """Exponential surprises: a right answer's tokens are three times as sure as a wrong one's."""
+    """Exponential surprises: a right answer's tokens are three times as sure as a wrong one's.
+
+    What a token leaves of the probability goes to the other candidates, less to each after the
+    first: the surer a token, the less likely are they.
+    """
     content = reply.content or ""
     random = Random(content)
     rate = 3.0 if reply.right is False else 9.0
@@ -163,7 +168,8 @@ def _logprobs(ask: Ask, reply: Reply) -> list[dict[str, Any]]:
     for token in _TOKEN.findall(content):
         sure = -random.expovariate(rate)
         top = [_logprob(token, sure)]
-        top += [_logprob(f" or{rank}", sure - 1.5 * rank) for rank in range(1, ask.top_logprobs)]
+        rest = max(-30.0, math.log(-math.expm1(sure))) if sure else -30.0
+        top += [_logprob(f" or{rank}", rest - 1.5 * rank) for rank in range(1, ask.top_logprobs)]
         entries.append({**_logprob(token, sure), "top_logprobs": top[: ask.top_logprobs]})
     return entries
 

@@ -4,8 +4,9 @@ Best-of-n against a scorer: Cobbe et al., arXiv:2110.14168; Nakano et al., arXiv
 scorer here is a model asked for a number, which saturates at the precision of its judgement
 (closed forms: docs/approaches.md).
 
-1. Draw n samples.
-2. Rate each as it lands: n chains of two calls, not two waves.
+1. Draw n samples; those that fail are drawn once more.
+2. Rate each as it lands: n chains of two calls, not two waves. Of candidates that call tools alike
+   only the first is rated.
 3. Return the highest rated; complete answers before truncated ones, earlier before later.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from proxy.answers import score
+from proxy.answers import score, tool_call_key
 from proxy.chat import Chat, Reply
 from proxy.llm import LLM, Range, Shape, UpstreamError, approach
 
@@ -23,6 +24,7 @@ from proxy.llm import LLM, Range, Shape, UpstreamError, approach
     paper="arXiv:2110.14168",
     shape=lambda o: Shape(calls=2 * o.samples, rounds=2),
     aliases={"best_of_n": "samples"},
+    handles={"tools", "parts", "formats"},
     use="Open-ended answers that a model can judge better than it can write.",
     roles=lambda _: ("proposer", "judge"),
 )
@@ -31,22 +33,34 @@ async def bon(
 ) -> Reply:
     """Sample candidates, have each rated by the judge, return the best."""
     best: tuple[tuple[bool, float, int], Reply] | None = None
+    called: set[str] = set()
+
+    async def rating(reply: Reply) -> float:
+        key = tool_call_key(reply.tool_calls)
+        if reply.tool_calls and key in called:
+            return _UNRATED
+        called.add(key)
+        return await _rating(chat, llm, reply)
 
     async def rated(nth: int) -> tuple[tuple[bool, float, int], Reply]:
         reply = await llm.answer(chat.messages, nth=nth if samples > 1 else None)
         if best is None and not reply.truncated:
             # Better than nothing, should time run out before the first rating.
             llm.keep(reply)
-        return (not reply.truncated, await _rating(chat, llm, reply), -nth), reply
+        return (not reply.truncated, await rating(reply), -nth), reply
 
     ratings = 0
     async with llm.fan(rated(nth) for nth in range(samples)) as landed:
-        async for candidate in landed:
-            if best is None or candidate[0] > best[0]:
-                best = candidate
-                llm.keep(best[1])
-            ratings += 1
-            llm.note(f"{ratings} of {samples} candidates rated")
+        for again in (False, True):
+            if again:
+                for nth in range(len(landed.failed)):
+                    landed.add(rated(samples + nth))
+            async for candidate in landed:
+                if best is None or candidate[0] > best[0]:
+                    best = candidate
+                    llm.keep(best[1])
+                ratings += 1
+                llm.note(f"{ratings} of {samples} candidates rated")
     assert best is not None, "a fan without results raises"
     return best[1]
 

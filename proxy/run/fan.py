@@ -34,7 +34,7 @@ class Fan(Generic[T]):
         self._members = list(members)
         self._owner = owner
         self._landed: asyncio.Queue[asyncio.Task[tuple[T, int]]] = asyncio.Queue()
-        self._running: set[asyncio.Task[tuple[T, int]]] = set()
+        self._running: dict[asyncio.Task[tuple[T, int]], Coroutine[Any, Any, T]] = {}
         self._outstanding = 0
         self._successes = 0
         self.failed: list[ProxyError] = []
@@ -65,7 +65,7 @@ class Fan(Generic[T]):
         """Start one more member; allowed while the block is open."""
         task = asyncio.create_task(self._run(member))
         self._outstanding += 1
-        self._running.add(task)
+        self._running[task] = member
         task.add_done_callback(self._done)
 
     async def _run(self, member: Coroutine[Any, Any, T]) -> tuple[T, int]:
@@ -74,7 +74,8 @@ class Fan(Generic[T]):
         return await member, depth.get()
 
     def _done(self, task: asyncio.Task[tuple[T, int]]) -> None:
-        self._running.discard(task)
+        # One that is cancelled before its first step would complain that nobody awaited it.
+        self._running.pop(task).close()
         self._landed.put_nowait(task)
 
     def __aiter__(self) -> AsyncIterator[T]:

@@ -269,6 +269,13 @@ class TestReply:
         assert not Reply({"content": None, "tool_calls": [CALL]}).empty
         assert not DRAFT.empty
 
+    def test_a_call_in_the_older_shape_is_one(self) -> None:
+        function = {"name": "f", "arguments": "{}"}
+        reply = Reply({"content": None, "function_call": function})
+        assert not reply.empty
+        assert [call["function"] for call in reply.tool_calls] == [function]
+        assert reply.rendered == '{"name":"f","arguments":"{}"}'
+
     def test_cut_off_is_what_ended_by_length(self) -> None:
         assert Reply.of("a", finish_reason="length").truncated
         assert not DRAFT.truncated

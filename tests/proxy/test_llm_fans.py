@@ -352,3 +352,18 @@ class TestRounds:
             assert driver.run.ledger.rounds == 2
 
         run(test)
+
+
+def test_a_member_that_has_never_begun_leaves_nothing_behind() -> None:
+    """Added and cancelled in one go: nobody would await it, and Python would say so."""
+
+    async def test() -> None:
+        driver = Driver(FakeUpstream())
+        never_begun = driver.llm.answer(MESSAGES)
+        async with driver.llm.fan([driver.llm.answer(MESSAGES)]) as landed:
+            await anext(landed)
+            landed.add(never_begun)
+        assert never_begun.cr_frame is None
+        assert len(driver.upstream.calls) == 1
+
+    run(test)

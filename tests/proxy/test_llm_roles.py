@@ -238,3 +238,21 @@ class TestBuiltApproachesWithATeam:
 
 def test_a_team_of_one() -> None:
     assert Team.of("base").member("critic", nth=5, not_model="base") == Member("base")
+
+
+class TestOneModel:
+    def test_by_its_name_whoever_is_in_the_team(self) -> None:
+        async def use(driver: Driver) -> None:
+            await driver.llm.model("outsider").ask(MESSAGES)
+            await driver.llm.role("judge").model("bela").ask(MESSAGES)
+            await driver.llm.model("bela").role("judge").answer(MESSAGES, nth=3)
+
+        assert driven(*FULL, use=use).models_called == ["outsider", "bela", "bela"]
+
+    def test_with_its_own_parameters_where_it_is_a_member(self) -> None:
+        members = (Member("anna"), Member("bela", "critic", {"top_k": 3}))
+
+        async def use(driver: Driver) -> None:
+            await driver.llm.model("bela").answer(MESSAGES)
+
+        assert driven(*members, use=use).calls[0].body["top_k"] == 3

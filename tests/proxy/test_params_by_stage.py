@@ -11,7 +11,8 @@ from conftest import InProcess
 from optictl.simulator import CallLog, SimulatorThread
 from proxy.llm import SHAPE_PARAMS
 
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+PARAMETERS = {"type": "object", "properties": {"text": {"type": "string"}}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
 #: What a client may say, by what becomes of it.
 SAMPLING: Mapping[str, Any] = {
     "temperature": 0.31,
@@ -133,24 +134,34 @@ def test_the_newer_limit_is_cot_reflections_too(proxy: InProcess, sim: Simulator
     ]
 
 
-@pytest.mark.parametrize("stage", ["self_consistency sample", "bon candidate", "moa aggregator"])
-def test_tools_reach_the_model_once_and_the_approach_stands_back(
-    proxy: InProcess, sim: SimulatorThread, stage: str
+def test_tools_reach_the_model_once_where_the_approach_stands_back(
+    proxy: InProcess, sim: SimulatorThread
 ) -> None:
-    model, _ = STAGES[stage]
-    optillm = proxy.ask(model, **TOOLS).json["optillm"]
+    optillm = proxy.ask("cot_reflection-sim", **TOOLS).json["optillm"]
     assert optillm["approach"] == "none"
     assert "tools" in optillm["skipped"][0]
     (body,) = bodies(sim.log, "solver")
     assert {name: body[name] for name in TOOLS} == TOOLS
 
 
-@pytest.mark.parametrize("stage", ["re2", "none"])
+@pytest.mark.parametrize(
+    "stage",
+    ["self_consistency sample", "bon candidate", "moa proposer", "moa aggregator", "re2", "none"],
+)
 def test_tools_pass_a_stage_that_can_carry_them(
     proxy: InProcess, sim: SimulatorThread, stage: str
 ) -> None:
-    (body,) = seen(proxy, sim, stage, **TOOLS)
-    assert body == TOOLS
+    # No two proposers make the same call, so that the aggregator has to decide.
+    sim.behave(probability=0.0, distractors=(1.0,) * 50)
+    for body in seen(proxy, sim, stage, **TOOLS):
+        assert body == TOOLS
+
+
+@pytest.mark.parametrize("stage", HELPERS)
+def test_a_helper_cannot_call_them(proxy: InProcess, sim: SimulatorThread, stage: str) -> None:
+    sim.behave(probability=0.0, distractors=(1.0,) * 50)
+    for body in seen(proxy, sim, stage, **TOOLS):
+        assert not body.keys() & TOOLS.keys()
 
 
 def test_an_approach_that_cannot_keep_a_format_stands_back(

@@ -97,15 +97,16 @@ def test_the_shape_of_a_chain_is_the_sum_of_its_stages() -> None:
 @pytest.mark.parametrize(
     ("stages", "chat", "tree", "label", "skipped"),
     [
-        ("moa", TOOLS, "", "none", ["moa: the request carries tools"]),
+        ("rto", TOOLS, "", "none", ["rto: the request carries tools"]),
         (
-            "bon&moa",
+            "cot_reflection&rto",
             TOOLS,
             "",
             "none",
-            ["bon: the request carries tools", "moa: the request carries tools"],
+            ["cot_reflection: the request carries tools", "rto: the request carries tools"],
         ),
-        ("re2&moa", TOOLS, "re2[none]", "re2", ["moa: the request carries tools"]),
+        ("re2&rto", TOOLS, "re2[none]", "re2", ["rto: the request carries tools"]),
+        ("rto&moa", TOOLS, "moa", "moa", ["rto: the request carries tools"]),
         ("none", TOOLS, "", "none", []),
         ("re2", PARTS, "", "none", ["re2: the request carries images or files"]),
         ("re2&moa", PARTS, "moa", "moa", ["re2: the request carries images or files"]),

@@ -149,4 +149,4 @@ def test_a_leaf_has_checked_options(registry: Registry) -> None:
     with pytest.raises(BadRequest, match="from 1 to 64"):
         registry.leaf("bon", {"samples": 65})
     with pytest.raises(BadRequest, match="not built"):
-        registry.leaf("mcts", {})
+        registry.leaf("memory", {})

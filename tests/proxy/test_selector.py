@@ -189,8 +189,8 @@ class TestKnownModels:
         assert (slugs(selector), selector.base) == (branches, base)
 
     def test_a_reserved_slug_on_a_known_base_is_still_refused(self) -> None:
-        assert refusal("mcts-m", "m").code == "approach_not_built"
-        assert refusal("mcts-m", "m", "mcts-m").code == "approach_not_built"
+        assert refusal("memory-m", "m").code == "approach_not_built"
+        assert refusal("memory-m", "m", "memory-m").code == "approach_not_built"
 
     def test_a_known_whole_name_leaves_room_for_the_body(self) -> None:
         assert slugs(read("json-7b", "json-7b", body_approach="moa")) == [["moa"]]
@@ -279,8 +279,8 @@ class TestPrecedence:
             ("MOA", "unknown_approach"),
             ("moa&", "invalid_selector"),
             ("", "invalid_selector"),
-            ("mcts", "approach_not_built"),
-            ("moa|mcts", "approach_not_built"),
+            ("memory", "approach_not_built"),
+            ("moa|memory", "approach_not_built"),
         ],
     )
     def test_a_wrong_one_is_refused_where_it_stands(

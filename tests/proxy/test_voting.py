@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from itertools import product
-from math import comb, isclose, prod
+from math import comb, exp, inf, isclose, nan, prod
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.voting import Tally, beta_confidence, beta_stop, decided, exact_plurality, plurality
+from proxy.voting import (
+    Tally,
+    beta_confidence,
+    beta_stop,
+    confidence_weight,
+    decided,
+    dirichlet_confidence,
+    dirichlet_stop,
+    esc_stop,
+    exact_esc,
+    exact_plurality,
+    plurality,
+)
 
 #: Ballots in the order of their arrival; None is a void one.
 STREAMS = st.lists(st.none() | st.sampled_from("abcd"), max_size=14)
@@ -161,6 +173,111 @@ class TestBetaRule:
             running = following
         assert right == pytest.approx(accuracy, abs=6e-5)
         assert drawn == pytest.approx(samples, abs=6e-3)
+
+
+class TestDirichletRule:
+    @pytest.mark.parametrize(
+        ("counts", "exact"),
+        [
+            ((4,), 0.96875),
+            ((4, 0), 0.96875),
+            ((5, 1, 1), 0.88826),
+            ((6, 2, 1, 1), 0.86484),
+            ((20, 12, 5), 0.91801),
+        ],
+    )
+    def test_the_published_cases(self, counts: tuple[int, ...], exact: float) -> None:
+        assert dirichlet_confidence(counts) == pytest.approx(exact, abs=6e-6)
+
+    @given(st.integers(0, 64), st.integers(0, 64))
+    def test_with_two_classes_it_is_the_beta_rule(self, a: int, b: int) -> None:
+        assert dirichlet_confidence((a, b)) == pytest.approx(beta_confidence(a, b), abs=1e-8)
+
+    @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+    def test_so_it_has_the_same_boundary(self, confidence: float) -> None:
+        for b in range(9):
+            for a in range(b, 23):
+                assert dirichlet_stop((a, b), confidence) == beta_stop(a, b, confidence)
+
+    @given(st.lists(st.integers(0, 20), min_size=2, max_size=6))
+    def test_one_of_the_classes_is_the_likeliest(self, counts: list[int]) -> None:
+        chances = [
+            dirichlet_confidence([count, *counts[:i], *counts[i + 1 :]])
+            for i, count in enumerate(counts)
+        ]
+        assert sum(chances) == pytest.approx(1, abs=1e-8)
+
+    @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 9))
+    def test_every_further_rival_takes_some_of_it(self, rivals: list[int], more: int) -> None:
+        before = dirichlet_confidence([9, *rivals])
+        assert dirichlet_confidence([9, *rivals, more]) < before
+
+    def test_very_many_ballots_do_not_overflow(self) -> None:
+        few, many = dirichlet_confidence((1200, 1150)), beta_confidence(1200, 1150)
+        assert few == pytest.approx(many, abs=1e-8)
+
+
+class TestEarlyStopping:
+    @pytest.mark.parametrize(
+        ("window", "over"),
+        [
+            (["a"] * 5, True),
+            (["a", "a", "a", "a", "b"], False),
+            (["a", "a", None, "a", "a"], False),
+            ([None] * 5, False),
+            ([], False),
+        ],
+    )
+    def test_a_window_has_to_be_unanimous(self, window: list[str | None], over: bool) -> None:
+        assert esc_stop(window) is over
+
+    @pytest.mark.parametrize(
+        ("chances", "window", "limit", "expected"),
+        [
+            ((0.7, 0.3), 5, 40, 22.75),
+            ((0.9, 0.05, 0.05), 5, 40, 8.46),
+            ((0.5, 0.3, 0.2), 5, 40, 35.55),
+            ((0.8, 0.1, 0.1), 4, 16, 8.58),
+            ((1.0,), 5, 40, 5),
+            ((), 5, 12, 10),  # nobody ever answers: all whole windows are drawn
+        ],
+    )
+    def test_the_published_cases(
+        self, chances: tuple[float, ...], window: int, limit: int, expected: float
+    ) -> None:
+        assert exact_esc(chances, window, limit) == pytest.approx(expected, abs=6e-3)
+
+    @pytest.mark.parametrize("chances", [(0.6, 0.3, 0.1), (0.5, 0.2)])
+    def test_it_is_what_counting_every_window_gives(self, chances: tuple[float, ...]) -> None:
+        """With chances that do not add up to one, the rest is void."""
+        window, limit = 3, 9
+        void = 1 - sum(chances)
+        ballots = {**dict(enumerate(chances)), None: void}
+        stops = sum(
+            prod(ballots[ballot] for ballot in drawn)
+            for drawn in product(ballots, repeat=window)
+            if esc_stop(drawn)
+        )
+        expected = sum(window * (1 - stops) ** before for before in range(limit // window))
+        assert exact_esc(chances, window, limit) == pytest.approx(expected)
+
+
+class TestConfidenceWeight:
+    def test_it_grows_with_the_probability_of_a_token(self) -> None:
+        weights = [confidence_weight([value] * 7) for value in (-inf, -5.0, -1.0, -0.1, 0.0)]
+        assert weights == sorted(weights)
+        assert (weights[0], weights[-1]) == (exp(-1), 1)
+
+    def test_it_does_not_depend_on_the_length(self) -> None:
+        assert confidence_weight([-0.5] * 3) == pytest.approx(confidence_weight([-0.5] * 300))
+
+    def test_two_samples_compare_as_in_the_papers_softmax(self) -> None:
+        ratio = confidence_weight([-0.2]) / confidence_weight([-0.9])
+        assert ratio == pytest.approx(exp(exp(-0.2)) / exp(exp(-0.9)))
+
+    @pytest.mark.parametrize("logprobs", [[], [nan], [nan, -1.0], [0.5]])
+    def test_without_log_probabilities_a_vote_counts_in_full(self, logprobs: list[float]) -> None:
+        assert confidence_weight(logprobs) == 1
 
 
 class TestExactPlurality:

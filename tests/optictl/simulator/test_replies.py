@@ -48,8 +48,10 @@ def quoted(*answers: str) -> str:
         ("", Role.SOLVER),
         ("Reply with Score: [0-10]", Role.JUDGE),
         ("Reply with Best candidate: [number]", Role.SELECTOR),
+        ("End with one line:\nBest candidate: <number from 1 to 4>", Role.SELECTOR),
         ("Finish with Overall assessment (CORRECT/INCORRECT)", Role.VERIFIER),
         ("Do not provide the final answer", Role.STAGE),
+        ("Write something deliberately wrong", Role.DECEIVER),
         (quoted(RIGHT, WRONG), Role.AGGREGATOR),
         (f"{RIGHT} or {WRONG}", Role.AGGREGATOR),
         (quoted(RIGHT, WRONG) + "Score: [0-10]", Role.JUDGE),
@@ -182,6 +184,23 @@ def test_a_stage_gives_no_answer() -> None:
     assert "boxed" not in text
 
 
+@pytest.mark.parametrize("asked", ["List up to 4 questions", "write at most 4 short questions"])
+def test_a_stage_that_is_asked_for_questions_lists_them(asked: str) -> None:
+    said = text_of(Behaviour(), f"{QUESTION}\n{asked}. Do not provide the final answer.")
+    assert sum(line.endswith("?") for line in said.splitlines()) == 4
+
+
+@pytest.mark.parametrize("asked", ["a numbered list of 3 points", "a numbered list of up to 3"])
+def test_a_stage_that_is_asked_for_a_list_gives_one(asked: str) -> None:
+    said = text_of(Behaviour(), f"{QUESTION}\nReply with {asked}. Do not provide the final answer.")
+    assert [line[:2] for line in said.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3."]
+
+
+def test_a_deceiver_is_never_right() -> None:
+    text = f"{QUESTION}\nAnswer deliberately wrong."
+    assert not any(say(Behaviour(), text, number).right for number in range(50))
+
+
 def test_an_aggregator_returns_the_plurality_or_answers_by_itself() -> None:
     prompt = f"{QUESTION}\n{quoted(WRONG, RIGHT, WRONG)}"
     assert "402" in text_of(Behaviour(), prompt)
@@ -263,7 +282,9 @@ def test_a_tool_is_called_once_and_its_result_quoted() -> None:
     final = say(Behaviour(), tools=TOOLS, messages=messages)
     assert final.finish_reason == "stop"
     assert "sunny" in (final.content or "")
-    messages.append({"role": "user", "content": QUESTION})
+    messages.append({"role": "user", "content": f"{quoted('391')}\nWrite the best answer."})
+    assert "sunny" in (say(Behaviour(), tools=TOOLS, messages=messages).content or "")
+    messages[-1] = {"role": "user", "content": QUESTION}
     assert say(Behaviour(), tools=TOOLS, messages=messages).finish_reason == "tool_calls"
 
 

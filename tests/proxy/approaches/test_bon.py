@@ -165,6 +165,21 @@ class TestPipelining:
         assert min(starts) < max(ends)
 
 
+class TestFailedCandidates:
+    @pytest.mark.parametrize("lost", [UpstreamError("down"), completion(None)])
+    def test_are_drawn_once_more(self, lost: Any) -> None:
+        def rate(shown: str) -> str:
+            return "Score: 9" if "Three" in shown else "Score: 5"
+
+        assert best_of(iter([lost, "One.", "Two.", "Three."]), rate) == "Three."
+        # Nothing is behind these: another attempt would raise.
+        assert best_of(iter([lost, "One.", "Two.", lost]), rate) == "One."
+
+    def test_all_of_them_are_an_error(self) -> None:
+        with pytest.raises(UpstreamError):
+            best_of(iter([UpstreamError("down")] * 3), lambda _: "Score: 5")
+
+
 class TestTimeAndBudget:
     def test_an_unrated_candidate_is_better_than_no_answer(
         self, proxy: InProcess, sim: SimulatorThread

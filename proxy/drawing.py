@@ -1,0 +1,37 @@
+"""Drawing several replies where some may be lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.chat import Reply
+from proxy.errors import BudgetExhausted
+from proxy.llm import LLM, Fan, UpstreamError
+
+
+async def draw(
+    llm: LLM, first: Fan[Reply], again: Callable[[int], Fan[Reply]], *, keep: bool = True
+) -> list[Reply]:
+    """The complete replies of ``first``; those that were cut short where there are no others.
+
+    Replies that failed or were cut short are drawn once more, so many of them from ``again``:
+    unless all were, which another try would not change. With ``keep`` the first complete reply is
+    what the client gets if time ends here. Raises what ``first`` raises where nothing landed.
+    """
+    complete: list[Reply] = []
+    cut: list[Reply] = []
+    async with first as landed:
+        async for reply in landed:
+            (cut if reply.truncated else complete).append(reply)
+            if keep:
+                llm.keep((complete or cut)[0])
+        lost = len(landed.failed) + len(cut)
+    if lost and complete:
+        try:
+            async with again(lost) as landed:
+                async for reply in landed:
+                    if not reply.truncated:
+                        complete.append(reply)
+        except (UpstreamError, BudgetExhausted):
+            pass
+    return complete or cut

@@ -1,0 +1,1 @@
+"""Search trees and the policies that grow them: pure, they know neither models nor prompts."""
