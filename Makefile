@@ -11,6 +11,9 @@ READY := $(VENV)/.ready
 LITELLM := .venv-litellm-$(shell sha256sum requirements/litellm.txt | cut -c1-12)
 # What we are measured against.
 OPTILLM := .venv-optillm-$(shell sha256sum requirements/optillm.txt | cut -c1-12)
+# The router's classifier, on either line of transformers.
+ROUTER4 := .venv-router4-$(shell sha256sum requirements/router4.txt | cut -c1-12)
+ROUTER5 := .venv-router5-$(shell sha256sum requirements/router5.txt | cut -c1-12)
 
 # $(call install,VENV,REQUIREMENTS,FLAGS): a virtual environment with exactly these packages.
 define install
@@ -24,7 +27,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system lint format bench bench-peer docs requirements clean
+.PHONY: help setup demo test test-router test-system lint format bench bench-peer docs requirements clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,15 +52,28 @@ $(OPTILLM)/.ready: requirements/optillm.txt
 	$(call install,$(OPTILLM),$<,--no-deps)
 	@touch $@
 
+$(ROUTER4)/.ready: requirements/router4.txt
+	$(call install,$(ROUTER4),$<)
+	@touch $@
+
+$(ROUTER5)/.ready: requirements/router5.txt
+	$(call install,$(ROUTER5),$<)
+	@touch $@
+
 demo: $(READY)  ## One question through five approaches on a simulated model, with their calls
 	@$(BIN)/python -m benchmarks.demo
 
-test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages
-	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system" -n 2 --dist loadfile
+test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages nor torch
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system and not router" -n 2 --dist loadfile
+
+test-router: $(ROUTER4)/.ready $(ROUTER5)/.ready  ## What needs torch, on transformers 4 and 5
+	@for venv in $(ROUTER4) $(ROUTER5); do $$venv/bin/python -m pytest -q tests/router || exit 1; done
 
 test-system: $(READY) $(LITELLM)/.ready  ## What needs root or Debian packages
 	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends curl systemd util-linux; }
+	@command -v promtool >/dev/null || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends prometheus; }
 	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m system tests/system
 
 lint: $(READY)  ## ruff and mypy --strict
@@ -84,6 +100,11 @@ requirements:  ## Pin everything again (needs uv)
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --no-emit-find-links $$extra pyproject.toml \
 	    -o requirements/$$name.txt ; \
+	done
+	@for line in 4 5; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --extra test --extra router \
+	    --constraint requirements/router$$line.in pyproject.toml -o requirements/router$$line.txt ; \
 	done
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links requirements/litellm.in \

@@ -17,6 +17,7 @@ from benchmarks.figures import Figure, table
 from benchmarks.footprint import soak, start
 from benchmarks.pool import pool
 from benchmarks.proc import Meanwhile
+from benchmarks.telemetry import telemetry
 from benchmarks.throughput import first_token, passthrough
 from benchmarks.waiting import hang_up, in_flight
 
@@ -30,6 +31,7 @@ GROUPS: Mapping[str, Callable[[float], Iterator[Figure]]] = {
     "in-flight": in_flight,
     "hang-up": hang_up,
     "pool": pool,
+    "telemetry": telemetry,
 }
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import accumulate
 from typing import Any
 
 import orjson
 
 from optictl.simulator import Behaviour
 from optictl.simulator.ask import Ask, read_ask
-from optictl.simulator.questions import find_answer
-from optictl.simulator.replies import Prompt, compose, read_prompt, sample_key
+from optictl.simulator.questions import find_answer, gold
+from optictl.simulator.replies import (
+    Draw,
+    Prompt,
+    Reply,
+    Role,
+    compose,
+    read_prompt,
+    same,
+    sample_key,
+)
 from optictl.simulator.service import Numbering
 from optictl.simulator.wire import Answer, completion
+from proxy.ensembles import Ensemble, Member, Team
 from proxy.registry import discover
 from proxy.run.engine import Engine
 from proxy.run.plan import make_plan
@@ -27,7 +39,10 @@ from proxy.wire.request import parse_chat
 
 #: Turns of the loop between two answers: enough for the engine to cancel what it needs no more.
 _TURNS = 8
-_MODEL = "sim"
+#: The model that most requests are for; another one; and an ensemble with that for its aggregator.
+MODEL, STRONG, TEAM = "sim", "strong", "team"
+#: The probabilities of the ratings 0, 1, 2, ... that a judge gives a right answer, and a wrong one.
+Ratings = tuple[Sequence[float], Sequence[float]]
 
 
 class OneByOne:
@@ -37,17 +52,27 @@ class OneByOne:
     whoever has one may act on it before the next: how many landed is how many were looked at.
     """
 
-    def __init__(self, behaviour: Behaviour) -> None:
-        self._behaviour = behaviour
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        *,
+        strong: Behaviour | None = None,
+        ratings: Ratings | None = None,
+    ) -> None:
+        self._behaviours = {MODEL: behaviour, STRONG: strong or behaviour}
+        self._ratings = ratings
         self._numbering = Numbering()
         self._turn = asyncio.Lock()
         self._asked: tuple[Ask, Prompt] | None = None
         #: The answers that landed since `forget`, as the model states them.
         self.landed: list[str] = []
+        #: The calls that were made since then.
+        self.begun = 0
 
     def forget(self) -> None:
         """The next request begins."""
         self.landed.clear()
+        self.begun = 0
         self._asked = None
 
     def stream_of(self, samples: int) -> list[str]:
@@ -64,6 +89,7 @@ class OneByOne:
         prompt = read_prompt(ask)
         self._asked = self._asked or (ask, prompt)
         number = self._numbering.take(ask.model, sample_key(ask, prompt), 1)
+        self.begun += 1
         async with self._turn:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
@@ -75,14 +101,24 @@ class OneByOne:
         raise NotImplementedError("no request here asks for a stream")
 
     async def models(self) -> list[Json]:
-        return [{"id": _MODEL}]
+        return [{"id": MODEL}, {"id": STRONG}]
 
     async def close(self) -> None:
         """Nothing is open."""
 
     def _reply(self, ask: Ask, prompt: Prompt, number: int) -> tuple[Answer, str]:
-        reply = compose(self._behaviour, ask, prompt, number)
+        behaviour = self._behaviours[ask.model]
+        if prompt.role is Role.JUDGE and self._ratings is not None:
+            reply = _rating(self._ratings, prompt, Draw(behaviour, ask, prompt, number))
+        else:
+            reply = compose(behaviour, ask, prompt, number)
         return Answer("memory", 0, ask, [reply], usage=True), find_answer(reply.content or "")
+
+
+def _rating(ratings: Ratings, prompt: Prompt, draw: Draw) -> Reply:
+    right = same(prompt.candidates[-1].answer, gold(prompt.question))
+    weights = [*accumulate(ratings[0 if right else 1])]
+    return Reply(f"Score: {bisect(weights[:-1], draw.random.random())}", "stop", None)
 
 
 class Conversation:
@@ -92,16 +128,18 @@ class Conversation:
         self._engine = engine
         self._settings = settings
 
-    async def ask(self, slug: str, question: str, options: Mapping[str, Any]) -> str:
-        """The answer that ``<slug>-sim`` states."""
+    async def ask(
+        self, slug: str, question: str, options: Mapping[str, Any], model: str = MODEL
+    ) -> str:
+        """The answer that ``<slug>-<model>`` states."""
         request = parse_chat(
             {
-                "model": f"{slug}-{_MODEL}",
+                "model": f"{slug}-{model}",
                 "messages": [{"role": "user", "content": question}],
                 "optillm_options": dict(options),
             }
         )
-        plan = make_plan(request, self._engine.services.registry, (_MODEL,), self._settings)
+        plan = make_plan(request, self._engine.services.registry, (MODEL, STRONG), self._settings)
         outcome = await self._engine.answer(plan, Caller(), _Nowhere())
         body = orjson.loads(outcome.body or b"")
         return find_answer(body["choices"][0]["message"]["content"])
@@ -110,7 +148,9 @@ class Conversation:
 @asynccontextmanager
 async def conversation(upstream: OneByOne) -> AsyncIterator[Conversation]:
     """An engine over ``upstream`` while the block lasts."""
-    settings = Settings(base_url="http://memory/v1", model=_MODEL)
+    team = Team((Member(MODEL), Member(STRONG, "aggregator")))
+    ensembles = {TEAM: Ensemble(TEAM, "none", team)}
+    settings = Settings(base_url="http://memory/v1", model=MODEL, ensembles=ensembles)
     slots = Slots()
     register(settings, slots)
     engine = Engine(settings, discover(), slots, lambda _: upstream)

@@ -12,94 +12,30 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from math import sqrt
 from statistics import median
 
 from benchmarks.figures import aligned, counted, ms
-from benchmarks.load import Load, Measured, chat, measure
-from benchmarks.plain_scores import PlainScores
+from benchmarks.load import Load, Measured, measure
+from benchmarks.peer_approaches import accuracy, walls
 from benchmarks.proc import Meanwhile, cpu_seconds, rss
 from benchmarks.processes import NotStartedError, Proxy, Upstream
-from optictl.client import ProxyClient
+from benchmarks.sides import PEER, Effort, Make, Optillm, Row, optictl
 from optictl.errors import OptictlError
-from optictl.simulator import Behaviour, SimulatorThread, gold
-from optictl.simulator.questions import find_answer
-from optictl.simulator.replies import same
-from proxy.voting import exact_plurality
 
-PEER = "OptiLLM 0.3.12"
-APPROACHES = ("none", "re2", "cot_reflection", "bon", "moa", "self_consistency", "rto")
-LATENCY = 0.2
 _HEADING = ("figure", "optictl", PEER, "better")
 _CONNECTIONS = (1, 16, 64)
+#: On how many each answers before it is measured.
+_ASKERS = 8
 _NOBODY = "http://127.0.0.1:9/v1"
 _MB = 1_000_000
 _SETTLE = 1.0
-_ASKERS = 8
 _PATIENCE = 30.0
 _REST = 0.3
-#: Right three times out of five, at latencies that differ, so that a vote can end before its end.
-_SOLVER = Behaviour(probability=0.6, latency=0.05, sigma=0.6, seed=1)
-#: An installed package has its bytecode compiled: here the first start, which is not counted, does.
-_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
 
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much is done for a figure."""
-
-    #: Of one run of the load generator, behind half as many until its queue is as long as it gets.
-    seconds: float
-    rounds: int
-    starts: int
-    repeats: int
-    questions: int
-
-
-FULL = Effort(seconds=4.0, rounds=3, starts=3, repeats=5, questions=100)
+FULL = Effort(seconds=4.0, rounds=3, starts=3, repeats=3, questions=100)
 QUICK = Effort(seconds=1.0, rounds=1, starts=1, repeats=1, questions=20)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure of both; ``better`` says how many times better ours is, where that has sense."""
-
-    name: str
-    ours: str
-    theirs: str
-    better: float | None = None
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        times = "" if self.better is None else f"{self.better:.1f} ×"
-        return self.name, self.ours, self.theirs, times
-
-
-class Optillm(Proxy):
-    """OptiLLM on a free loopback port while the block lasts.
-
-    Its key comes from OPENAI_API_KEY. OPTILLM_API_KEY, which its manual names for clients' keys,
-    would turn it into a server of local models.
-    """
-
-    def __init__(self, program: str, base_url: str) -> None:
-        super().__init__(base_url, env={**_COMPILED, "OPENAI_API_KEY": "x"}, within=300.0)
-        self._command = [
-            program, "--host", "127.0.0.1", "--port", str(self.port), "--base-url", base_url,
-        ]  # fmt: skip
-
-
-#: Makes a service in front of a base URL.
-Make = Callable[[str], Proxy]
-
-
-def optictl(base_url: str, *flags: str) -> Proxy:
-    """Ours, as `Optillm` is theirs."""
-    return Proxy(base_url, *flags, env=_COMPILED)
 
 
 def start(theirs: Make, effort: Effort) -> Iterator[Row]:
@@ -131,43 +67,6 @@ def passthrough(theirs: Make, effort: Effort) -> Iterator[Row]:
             yield Row(name, first, last, rate / slow)
             yield Row(f"{name}, 2 workers", second, last, faster / slow)
         yield _memory("resident memory after that", rss(one.pids), rss(peer.pids))
-
-
-def rounds(theirs: Make, effort: Effort) -> Iterator[Row]:
-    """Wall time at a latency of 200 ms; rounds and choices as the model counts them."""
-    with (
-        SimulatorThread(Behaviour(latency=LATENCY), keep_bodies=False) as model,
-        optictl(model.url) as one,
-        theirs(model.url) as peer,
-        ProxyClient(one.url) as ours,
-        ProxyClient(peer.url) as other,
-    ):
-        for client in (ours, other):
-            client.chat(chat("moa-sim"))
-        for slug in APPROACHES:
-            (wall, first), (slower, last) = (
-                _walled(client, model, slug, effort.repeats) for client in (ours, other)
-            )
-            yield Row(f"wall of {slug} at {ms(LATENCY)}", first, last, slower / wall)
-
-
-def accuracy(theirs: Make, effort: Effort) -> Iterator[Row]:
-    """Answers of a model that is right with p = 0.6: the same samples for both, judges alike."""
-    wrong = [0.4 / len(_SOLVER.distractors)] * len(_SOLVER.distractors)
-    notes = {"self_consistency": f" (exact vote of 5: {exact_plurality(0.6, wrong, 5):.2f})"}
-    with (
-        SimulatorThread(_SOLVER, keep_bodies=False) as model,
-        PlainScores(model.url) as scores,
-        optictl(model.url) as one,
-        theirs(scores.url) as peer,
-        ProxyClient(one.url) as ours,
-        ProxyClient(peer.url) as other,
-    ):
-        for slug in APPROACHES:
-            first, last = (
-                _graded(client, model, slug, effort.questions) for client in (ours, other)
-            )
-            yield Row(f"accuracy of {slug}{notes.get(slug, '')}", first, last)
 
 
 def _started(make: Make, starts: int) -> tuple[float, float]:
@@ -217,38 +116,12 @@ def _told(runs: Sequence[tuple[Measured, float]]) -> tuple[float, str]:
     return rate, f"{rate:,.0f}/s, p50 {ms(p50)}, CPU {ms(cost)}{errors}"
 
 
-def _walled(
-    client: ProxyClient, model: SimulatorThread, slug: str, repeats: int
-) -> tuple[float, str]:
-    walls: list[float] = []
-    for _ in range(repeats):
-        model.reset()
-        began = time.perf_counter()
-        client.chat(chat(f"{slug}-sim"))
-        walls.append(time.perf_counter() - began)
-    made, choices = model.log.rounds, model.log.choices
-    wall = median(walls)
-    return wall, f"{wall:.2f} s, {counted(made, 'round')}, {counted(choices, 'choice')}"
-
-
-def _graded(client: ProxyClient, model: SimulatorThread, slug: str, questions: int) -> str:
-    model.reset()
-    asked = [f"What is {number + 17} * 23 + 5?" for number in range(questions)]
-    with ThreadPoolExecutor(_ASKERS) as askers:
-        right = sum(askers.map(partial(_right, client, slug), asked)) / questions
-    while model.log.inflight:
-        time.sleep(0.01)
-    error = sqrt(right * (1 - right) / questions)
-    cancelled = model.log.dropped / questions
-    ended = f" ({cancelled:.1f} cancelled)" if cancelled else ""
-    return f"{right:.2f} ± {error:.2f}, {model.log.choices / questions:.1f} choices{ended}"
-
-
-def _right(client: ProxyClient, slug: str, question: str) -> bool:
-    messages = [{"role": "user", "content": question}]
-    answer = client.chat({"model": f"{slug}-sim", "messages": messages})
-    text = answer["choices"][0]["message"]["content"] or ""
-    return same(find_answer(text), gold(question))
+GROUPS: Mapping[str, Callable[[Make, Effort], Iterator[Row]]] = {
+    "start": start,
+    "passthrough": passthrough,
+    "walls": walls,
+    "accuracy": accuracy,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,9 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     meanwhile = Meanwhile()
     rows: list[Row] = []
     try:
-        for group in (start, passthrough, rounds, accuracy):
-            print(f"measuring {group.__name__} …", file=sys.stderr, flush=True)
-            rows += group(theirs, effort)
+        for name in asked.only or GROUPS:
+            print(f"measuring {name} …", file=sys.stderr, flush=True)
+            for row in GROUPS[name](theirs, effort):
+                print(" | ".join(row.cells), file=sys.stderr, flush=True)
+                rows.append(row)
     except (NotStartedError, OptictlError) as error:
         print(f"The comparison failed: {error}", file=sys.stderr)
         return 1
@@ -281,6 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peer", description=__doc__)
     parser.add_argument("--optillm", required=True, help="the program to compare with")
+    parser.add_argument(
+        "--only", action="append", choices=list(GROUPS), help="compare this alone; may be repeated"
+    )
     parser.add_argument("--quick", action="store_true", help="a short run, for a first look")
     return parser
 

@@ -1,4 +1,4 @@
-"""Votes, best of n and adaptive stopping against their closed forms.
+"""Votes, selections and early stopping against their closed forms.
 
 ``python -m benchmarks.theory``: the real engine answers questions with a simulated model that is
 right with a known probability. How often it is right then, and on how many samples, follows from
@@ -13,8 +13,8 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import copysign, inf, sqrt
+from dataclasses import dataclass, replace
+from math import comb, copysign, inf, sqrt
 from typing import Any
 
 import uvloop
@@ -22,7 +22,7 @@ import uvloop
 from benchmarks import closed_forms
 from benchmarks.closed_forms import Expected, Stops
 from benchmarks.figures import aligned
-from benchmarks.in_memory import OneByOne, conversation
+from benchmarks.in_memory import MODEL, TEAM, OneByOne, Ratings, conversation
 from optictl.simulator import Behaviour, gold
 from optictl.simulator.replies import same
 
@@ -31,18 +31,28 @@ _HEADING = ("case", "questions", "measured", "s.e.", "exact", "z")
 #: Short replies: their length is no part of the theory.
 _TOKENS = 4
 _CONFIDENCE = 0.95
+#: How ``stop=beta`` and ``stop=dirichlet`` draw so many samples.
+_WAVES: Mapping[int, Sequence[int]] = {16: (4, 3, 3, 6), 40: (4, 3, 3, 5, 7, 11, 7)}
+#: p, n, and how often a judge accepts a right and a wrong answer.
+BINARY = ((0.5, 3, 0.8, 0.3), (0.3, 8, 0.9, 0.2), (0.6, 5, 0.7, 0.5))
+#: A judge that gives a right answer 7 of 10 on average, and a wrong one 4.
+ELEVEN: Ratings = (
+    [comb(10, k) * 0.7**k * 0.3 ** (10 - k) for k in range(11)],
+    [comb(10, k) * 0.4**k * 0.6 ** (10 - k) for k in range(11)],
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One question: whether it was answered rightly, and the answers looked at on the way.
 
-    ``stream`` is what the model would have said to the very last sample.
+    ``begun`` calls were made; ``stream`` is what the model would have said to the last sample.
     """
 
     right: bool
     answer: str
     landed: Sequence[str]
+    begun: int
     stream: Sequence[str]
 
 
@@ -55,14 +65,32 @@ class Case:
     options: Mapping[str, Any]
     behaviour: Mapping[str, Any]
     expected: Callable[[], Expected]
-    #: For votes: where they end, and whether their winner is that of all samples.
+    model: str = MODEL
+    #: How often the ensemble's aggregator is right.
+    strong: float | None = None
+    #: A judge that rates in whole numbers, in place of the simulated one.
+    ratings: Ratings | None = None
+    #: For votes: where they end, also with a window that agrees; in which waves they draw, where
+    #: that is held to theory; and whether their winner is that of all samples.
     stops: Stops | None = None
+    window: int = 0
+    waves: Sequence[int] = ()
     lossless: bool = False
 
     @property
     def samples(self) -> int:
         most: int = self.options["samples"]
         return most
+
+    def over(self, landed: Sequence[str]) -> bool:
+        """Whether the vote ends with these answers."""
+        seen = len(landed)
+        if self.window and seen % self.window == 0 and len(set(landed[-self.window :])) == 1:
+            return True
+        ballots = tuple(Counter(landed).values())
+        return seen == self.samples or (
+            self.stops is not None and self.stops(ballots, self.samples - seen)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +142,104 @@ def adaptive(p: float, n: int) -> Case:
         behaviour=_solver(p, [1 - p]),
         expected=lambda: closed_forms.race(p, [1 - p], n, stops),
         stops=stops,
+        waves=_WAVES[n],
+    )
+
+
+def likeliest(p: float, distractors: Sequence[float], n: int) -> Case:
+    """``stop=dirichlet``, among several."""
+    stops = closed_forms.until_likeliest(_CONFIDENCE)
+    return Case(
+        name=f"dirichlet {_CONFIDENCE:g} of {n}, {_chances(p, distractors)}",
+        slug="self_consistency",
+        options={"samples": n, "stop": "dirichlet", "confidence": _CONFIDENCE},
+        behaviour=_solver(p, distractors),
+        expected=lambda: closed_forms.race(p, distractors, n, stops),
+        stops=stops,
+        waves=_WAVES[n],
+    )
+
+
+def unanimous(p: float, distractors: Sequence[float], n: int, window: int) -> Case:
+    """``stop=esc``, curtailed."""
+    decided = closed_forms.decided
+    return Case(
+        name=f"windows of {window} of {n}, {_chances(p, distractors)}",
+        slug="self_consistency",
+        options={"samples": n, "stop": "esc", "window": window},
+        behaviour=_solver(p, distractors),
+        expected=lambda: closed_forms.race(p, distractors, n, decided, window=window),
+        stops=decided,
+        window=window,
+        waves=[window] * (n // window),
     )
 
 
 def best(p: float, n: int, separation: float) -> Case:
-    """``bon`` with a noisy judge."""
+    """``bon`` with the simulated judge, Gaussian on its scale."""
+    judge = tuple(closed_forms.ratings(seen, separation) for seen in (separation, 0.0))
     return Case(
         name=f"best of {n}, {p:g}, judge d = {separation:g}",
         slug="bon",
         options={"samples": n},
         behaviour={**_solver(p, [1 - p]), "judge_separation": separation},
-        expected=lambda: closed_forms.best_of(n, p, separation),
+        expected=lambda: Expected(closed_forms.best_of(n, p, *judge), 2 * n),
+    )
+
+
+def best_rated(p: float, n: int, name: str, ratings: Ratings) -> Case:
+    """``bon`` with a judge that rates in whole numbers."""
+    return Case(
+        name=f"best of {n}, {p:g}, {name}",
+        slug="bon",
+        options={"samples": n},
+        behaviour=_solver(p, [1 - p]),
+        expected=lambda: Expected(closed_forms.best_of(n, p, *ratings), 2 * n),
+        ratings=ratings,
+    )
+
+
+def best_accepted(p: float, n: int, accepted: float, mistaken: float) -> Case:
+    """The same with one that only says yes or no."""
+    ratings = ((1 - accepted, accepted), (1 - mistaken, mistaken))
+    case = best_rated(p, n, f"judge accepts {accepted:g} and {mistaken:g}", ratings)
+    chance = closed_forms.best_accepted(n, p, accepted, mistaken)
+    return replace(case, expected=lambda: Expected(chance, 2 * n))
+
+
+def knockout(p: float, distractors: Sequence[float], rounds: int, judges: int, d: float) -> Case:
+    """``genselect`` in pairs."""
+    preferred = closed_forms.prefers(d)
+    return Case(
+        name=f"knockout of {2**rounds}, {_chances(p, distractors)}, judges {judges} × d = {d:g}",
+        slug="genselect",
+        options={"samples": 2**rounds, "mode": "tournament", "selections": judges},
+        behaviour={**_solver(p, distractors), "judge_separation": d},
+        expected=lambda: closed_forms.tournament(p, distractors, rounds, preferred, judges),
+    )
+
+
+def cascaded(p: float, distractors: Sequence[float], m: int, strong: float) -> Case:
+    """``cascade`` in an ensemble whose aggregator does not look at the samples."""
+    return Case(
+        name=f"cascade of {m}, {_chances(p, distractors)}, then {strong:g}",
+        slug="cascade",
+        options={"samples": m, "escalate": "none"},
+        behaviour=_solver(p, distractors),
+        expected=lambda: closed_forms.cascade(p, distractors, m, strong),
+        model=TEAM,
+        strong=strong,
+    )
+
+
+def mixture(p: float, distractors: Sequence[float], n: int, skill: float) -> Case:
+    """``moa`` without its critic."""
+    return Case(
+        name=f"mixture of {n}, {_chances(p, distractors)}, skill {skill:g}",
+        slug="moa",
+        options={"samples": n, "critique": False},
+        behaviour={**_solver(p, distractors), "aggregator_skill": skill},
+        expected=lambda: closed_forms.mixture(p, distractors, n, skill),
     )
 
 
@@ -143,7 +258,20 @@ def cases() -> list[Case]:
         best(0.6, 5, 0.5),
         best(0.6, 5, 4.0),
         best(0.3, 3, 0.0),
+        *(best_accepted(*judged) for judged in BINARY),
+        best_rated(0.6, 5, "judge of 0 to 10", ELEVEN),
         *(adaptive(p, n) for n in (16, 40) for p in (0.5, 0.6, 0.7, 0.8)),
+        likeliest(0.6, [0.2, 0.2], 16),
+        likeliest(0.5, [0.2, 0.2, 0.1], 16),
+        unanimous(0.7, [0.3], 40, 5),
+        unanimous(0.9, [0.05, 0.05], 40, 5),
+        unanimous(0.8, [0.1, 0.1], 16, 4),
+        knockout(0.4, [0.6], 3, 1, 0.7416),
+        knockout(0.4, [0.6], 2, 3, 0.7416),
+        knockout(0.3, [0.4, 0.3], 2, 1, 0.3583),
+        cascaded(0.7, [0.3], 3, 0.9),
+        cascaded(0.6, [0.2, 0.2], 2, 0.8),
+        mixture(0.6, [0.4], 5, 0.8),
     ]
 
 
@@ -160,11 +288,18 @@ def compare(case: Case, questions: int, seed: int) -> list[Row]:
 
     p = expected.accuracy
     rows = [row("accuracy", sum(one.right for one in asked) / questions, p * (1 - p), p)]
-    looked_at = sum(len(one.landed) for one in asked) / questions
-    rows.append(row("samples", looked_at, max(0.0, expected.variance), expected.samples))
-    if case.stops is not None:
-        elsewhere = sum(not _ended_where(case.stops, one, case.samples) for one in asked)
+    if case.stops is None:
+        begun = sum(one.begun for one in asked) / questions
+        rows.append(row("calls", begun, max(0.0, expected.variance), expected.samples))
+    else:
+        looked_at = sum(len(one.landed) for one in asked) / questions
+        rows.append(row("samples", looked_at, max(0.0, expected.variance), expected.samples))
+        elsewhere = sum(not _ended_where(case, one) for one in asked)
         rows.append(row("ended elsewhere", elsewhere, 0.0, 0.0))
+    if case.waves:
+        paid = expected.in_waves(case.waves)
+        begun = sum(one.begun for one in asked) / questions
+        rows.append(row("calls", begun, max(0.0, paid.variance), paid.samples))
     if case.lossless:
         unlike = sum(not same(one.answer, _winner(one.stream)) for one in asked)
         rows.append(row("unlike the full vote", unlike, 0.0, 0.0))
@@ -172,28 +307,27 @@ def compare(case: Case, questions: int, seed: int) -> list[Row]:
 
 
 async def _ask(case: Case, behaviour: Behaviour, questions: int) -> list[Asked]:
-    upstream = OneByOne(behaviour)
+    strong = None if case.strong is None else replace(behaviour, probability=case.strong)
+    upstream = OneByOne(behaviour, strong=strong, ratings=case.ratings)
     asked = []
     async with conversation(upstream) as proxy:
         for number in range(questions):
             question = f"What is {number + 17} * 23 + 5?"
             upstream.forget()
-            answer = await proxy.ask(case.slug, question, case.options)
+            answer = await proxy.ask(case.slug, question, case.options, case.model)
             landed = tuple(upstream.landed)
             stream = upstream.stream_of(case.samples) if case.lossless else ()
-            asked.append(Asked(same(answer, gold(question)), answer, landed, stream))
+            right = same(answer, gold(question))
+            asked.append(Asked(right, answer, landed, upstream.begun, stream))
     return asked
 
 
-def _ended_where(stops: Stops, one: Asked, most: int) -> bool:
+def _ended_where(case: Case, one: Asked) -> bool:
     """Whether the vote ended with the first sample that could end it, and not before."""
-    ballots: Counter[str] = Counter()
-    for seen, answer in enumerate(one.landed, start=1):
-        ballots[answer] += 1
-        over = seen == most or stops(tuple(ballots.values()), most - seen)
-        if over != (seen == len(one.landed)):
-            return False
-    return True
+    landed = one.landed
+    return all(
+        case.over(landed[:seen]) == (seen == len(landed)) for seen in range(1, len(landed) + 1)
+    )
 
 
 def _winner(stream: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ _FIXES: Mapping[str, str] = {
     "upstream_auth": "give the proxy the upstream's key: OPENAI_API_KEY, or optictl serve "
     "--upstream-api-key-file FILE",
     "deadline_exceeded": "give it more time: --max-seconds",
+    "trace_not_found": "see those that are kept: optictl trace",
     "overloaded": "try again, or let the proxy take on more: optictl serve --threads",
 }  # fmt: skip
 
@@ -145,17 +146,36 @@ class ProxyClient:
             f"{self.url} cut its answer short; the proxy's log says more", code="proxy_broke_off"
         )
 
+    def get(self, path: str, **params: str | int) -> dict[str, Any]:
+        """What there is at ``path``, below ``/v1``: a JSON object."""
+        with self._reaching():
+            response = self._http.get(path, params=params)
+        if response.status_code != 200:
+            raise self._refused(response)
+        found = _json(response.content)
+        if not found:
+            raise self._foreign("it answers in another way")
+        return found
+
     @contextmanager
     def _post(self, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
+        with (
+            self._reaching(),
+            self._http.stream("POST", "/chat/completions", json=body) as response,
+        ):
+            if response.status_code != 200:
+                response.read()
+                raise self._refused(response)
+            wanted = "text/event-stream" if body.get("stream") else "application/json"
+            if not response.headers.get("content-type", "").startswith(wanted):
+                raise self._foreign("it answers in another way")
+            yield response
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """What keeps the proxy from being reached, as `ProxyUnreachable`."""
         try:
-            with self._http.stream("POST", "/chat/completions", json=body) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise self._refused(response)
-                wanted = "text/event-stream" if body.get("stream") else "application/json"
-                if not response.headers.get("content-type", "").startswith(wanted):
-                    raise self._foreign("it answers in another way")
-                yield response
+            yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ProxyUnreachable(
                 f"no proxy answers at {self.url} ({error}); start one: "

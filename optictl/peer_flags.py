@@ -11,11 +11,6 @@ from proxy.errors import ConfigError
 _NOT_BUILT: Mapping[str, str | None] = {
     "--launch-gui": "OPTILLM_LAUNCH_GUI",
     "--plugins-dir": "OPTILLM_PLUGINS_DIR",
-    "--log-conversations": "OPTILLM_LOG_CONVERSATIONS",
-    "--conversation-log-dir": "OPTILLM_CONVERSATION_LOG_DIR",
-    "--batch-mode": "OPTILLM_BATCH_MODE",
-    "--batch-size": "OPTILLM_BATCH_SIZE",
-    "--batch-wait-ms": "OPTILLM_BATCH_WAIT_MS",
 }
 _OFF = frozenset({"", "0", "false", "no", "off"})
 

@@ -119,7 +119,7 @@ class Option:
         )
         if self.range is None:
             return text
-        return f"{text} from {self.range.low:g} to {self.range.high:g}"
+        return f"{text} from {self.range.low:.10g} to {self.range.high:.10g}"
 
     def check(self, value: Any, slug: str) -> Any:
         """``value`` in the option's type; raises `BadRequest` naming slug, option and range."""

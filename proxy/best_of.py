@@ -23,6 +23,7 @@ async def best_rated(
 ) -> Reply:
     """The answer with the highest rating; each is rated as soon as it is written."""
     best: tuple[tuple[bool, float], Reply] | None = None
+    seen: list[tuple[tuple[bool, float], Reply]] = []
 
     async def rated(answer: Coroutine[Any, Any, Reply]) -> tuple[tuple[bool, float], Reply]:
         reply = await answer
@@ -33,10 +34,13 @@ async def best_rated(
 
     async with llm.fan(map(rated, answers)) as landed:
         async for candidate in landed:
+            seen.append(candidate)
             if best is None or candidate[0] > best[0]:
                 best = candidate
                 llm.keep(best[1])
     assert best is not None, "a fan without results raises"
+    ratings = ((reply, rating) for (_, rating), reply in seen)
+    llm.decide("rating", ratings, seen.index(best), f"the highest of {len(seen)} ratings")
     return best[1]
 
 
@@ -55,9 +59,9 @@ async def winner_of_pairs(
         chosen = await prefers(first, second)
         return None if chosen is None else pair[chosen]
 
-    def best() -> Reply:
+    def best() -> int:
         places = range(len(done))
-        return done[max(places, key=lambda index: (not done[index].truncated, wins[index]))]
+        return max(places, key=lambda index: (not done[index].truncated, wins[index]))
 
     members: list[Coroutine[Any, Any, Reply | int | None]] = [*answers]
     async with llm.fan(members) as landed:
@@ -70,8 +74,10 @@ async def winner_of_pairs(
                     landed.add(compared(last, other))
             elif result is not None:
                 wins[result] += 1
-            llm.keep(best())
-    return best()
+            llm.keep(done[best()])
+    won = ((reply, wins[index]) for index, reply in enumerate(done))
+    llm.decide("selection", won, best(), f"it wins {wins[best()]} comparisons")
+    return done[best()]
 
 
 async def most_frequent(llm: LLM, answers: Answers) -> Reply:
@@ -81,4 +87,4 @@ async def most_frequent(llm: LLM, answers: Answers) -> Reply:
         async for reply in landed:
             await classes.add(reply)
             llm.keep(classes.best)
-    return classes.best
+    return classes.elect()

@@ -14,10 +14,10 @@ _WORD = 8
 #: Words to a row: a cache line, so that workers do not slow each other down.
 _ROW = 8
 #: 64 workers, many times over while reloads wait for streams of old ones.
-_ROWS = 512
+ROWS = 512
 _TEXT = 2048
 _STOPPING, _LOST, _REFUSAL = range(3)
-_PID, _BEAT, _REQUESTS, _WAITING, _UNDER_WAY = range(5)
+_PID, _BEAT, _REQUESTS, _WAITING, _UNDER_WAY, _LAG, _TASKS, _READY = range(8)
 
 
 class Row:
@@ -54,6 +54,26 @@ class Row:
         """Upstream calls that are not answered yet, at the last beat."""
         return self._words[_UNDER_WAY]
 
+    @property
+    def lag(self) -> float:
+        """Seconds by which its loop was late, at the last beat."""
+        return self._words[_LAG] / 1e9
+
+    @property
+    def tasks(self) -> int:
+        """Tasks on its loop, at the last beat."""
+        return self._words[_TASKS]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the upstream was usable, at the last beat."""
+        return self._words[_READY] != 0
+
+    def clear(self) -> None:
+        """Nothing of whoever had it before."""
+        for word in range(_ROW):
+            self._words[word] = 0
+
     def open(self, pid: int) -> None:
         self._words[_PID] = pid
 
@@ -61,10 +81,15 @@ class Row:
         """Nothing is lost with this worker any more, whatever its threads still write."""
         self._words[_PID] = 0
 
-    def stamp(self, at: float, *, waiting: int, under_way: int) -> None:
-        """A heartbeat, with the calls at that time."""
+    def stamp(
+        self, at: float, *, waiting: int, under_way: int, lag: float, tasks: int, ready: bool
+    ) -> None:
+        """A heartbeat, with how things are at that time."""
         self._words[_WAITING] = waiting
         self._words[_UNDER_WAY] = under_way
+        self._words[_LAG] = int(lag * 1e9)
+        self._words[_TASKS] = tasks
+        self._words[_READY] = ready
         self._words[_BEAT] = int(at * 1e9)
 
     def hold(self, requests: int) -> None:
@@ -75,9 +100,9 @@ class Board:
     """The master's own words, a text, and a row for each worker. Anonymous: gone with the last."""
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, _WORD * _ROW * (_ROWS + 1) + _TEXT)
+        self._page = mmap.mmap(-1, _WORD * _ROW * (ROWS + 1) + _TEXT)
         self._words = memoryview(self._page).cast("q")
-        self._text = _WORD * _ROW * (_ROWS + 1)
+        self._text = _WORD * _ROW * (ROWS + 1)
 
     @property
     def stopping(self) -> bool:
@@ -113,15 +138,23 @@ class Board:
         self._page[self._text : self._text + len(text)] = text
         self._words[_REFUSAL] = zlib.crc32(text) << 16 | len(text)
 
+    @property
+    def serving(self) -> list[Row]:
+        """The rows of all workers whose loops turn, those that finish what they have included."""
+        rows = (self._row(number) for number in range(1, ROWS + 1))
+        return [row for row in rows if row.pid]
+
     def row(self, taken: Iterable[Row]) -> Row:
         """An empty row that is none of ``taken``; for the master alone, before it forks."""
-        free = set(range(1, _ROWS + 1)) - {row.number for row in taken}
+        free = set(range(1, ROWS + 1)) - {row.number for row in taken}
         # A worker too many serves all the same; it is only not counted.
         number = min(free, default=0)
-        words = self._words[_ROW * number : _ROW * (number + 1)] if number else _private()
-        for word in range(_ROW):
-            words[word] = 0
-        return Row(words, number)
+        row = self._row(number) if number else Row(_private(), 0)
+        row.clear()
+        return row
+
+    def _row(self, number: int) -> Row:
+        return Row(self._words[_ROW * number : _ROW * (number + 1)], number)
 
 
 def _private() -> memoryview[int]:

@@ -74,6 +74,21 @@ class Classes:
             return min(self.void, key=lambda reply: reply.truncated)
         return min(self.members[self.votes.leader], key=lambda reply: len(reply.text))
 
+    def elect(self) -> Reply:
+        """The best reply, with the vote that elected it told to the trace."""
+        leader = self.votes.leader
+        if leader is None:
+            places = range(len(self.void))
+            first = min(places, key=lambda place: self.void[place].truncated)
+            void = ((reply, None) for reply in self.void)
+            self.llm.decide("vote", void, first, "none of them states an answer to count")
+            return self.best
+        why = f"{len(self.members[leader])} of {self.ballots} agree"
+        counts = self.votes.counts
+        votes = ((key.lstrip(_CALLS + _PROGRAM), weight) for key, weight in counts.items())
+        self.llm.decide("vote", votes, list(counts).index(leader), why)
+        return self.best
+
     def _answer(self, reply: Reply) -> str | None:
         if reply.truncated:
             return None

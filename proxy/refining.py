@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.answers import score
@@ -32,6 +32,7 @@ class Refining:
     chat: Chat
     llm: LLM
     best: Rated | None = None
+    seen: list[Rated] = field(default_factory=list)
 
     async def fresh(self, nth: int | None = None) -> Rated:
         """A new answer, rated: two rounds. Raises `UpstreamError` where there is none."""
@@ -47,15 +48,32 @@ class Refining:
         messages = self.chat.followed_by(_REVISE.format(attempts=shown))
         return await self._rated(await drawn(self.llm, messages, nth))
 
+    def chosen(self) -> Reply:
+        """The best so far, with the ratings told to the trace; there must be one."""
+        assert self.best is not None, "nothing has been written"
+        decide_by_rating(self.llm, self.seen, self.best)
+        return self.best.reply
+
     async def _rated(self, reply: Reply) -> Rated:
         if self.best is None and not reply.truncated:
             # Better than nothing, should time run out before the first rating.
             self.llm.keep(reply)
         rated = await rate(self.chat, self.llm, reply)
+        self.seen.append(rated)
         if self.best is None or rated.worth > self.best.worth:
             self.best = rated
             self.llm.keep(reply)
         return rated
+
+
+def decide_by_rating(llm: LLM, seen: Sequence[Rated], best: Rated, why: str = "") -> None:
+    """Tell the trace that ``best`` is the answer, of those ``seen``; ratings from 0 to 10."""
+    ratings = [None if each.score is None else round(10 * each.score, 2) for each in seen]
+    winner = next(place for place, each in enumerate(seen) if each is best)
+    rated = ratings[winner]
+    why = why or ("nobody rated it" if rated is None else f"rated {rated:g}, the highest")
+    candidates = ((each.reply, rating) for each, rating in zip(seen, ratings, strict=True))
+    llm.decide("rating", candidates, winner, why)
 
 
 async def drawn(

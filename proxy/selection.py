@@ -80,8 +80,12 @@ async def selected(
                 if decided(votes, ballots - said - len(landed.failed)):
                     break
     except UpstreamError:
+        llm.decide("selection", ((each, None) for each in candidates), first, "no judge answers")
         return Selected(candidates[first])
     chosen = first if votes.leader is None else votes.leader
+    told = f"{votes.counts.get(chosen, 0):g} of {said} judges name it"
+    named = ((each, votes.counts.get(place, 0.0)) for place, each in enumerate(candidates))
+    llm.decide("selection", named, chosen, told)
     return Selected(candidates[chosen], why.get(chosen, ""))
 
 

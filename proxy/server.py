@@ -21,6 +21,9 @@ from proxy.board import Board, Row
 from proxy.errors import ConfigError
 from proxy.notify import Notifier
 from proxy.settings import Settings
+from proxy.telemetry.counters import Counters
+from proxy.telemetry.logs import log_to_stderr
+from proxy.telemetry.ring import Ring
 from proxy.upstream.limits import register
 from proxy.upstream.slots import Slots
 from proxy.worker import ProxyLogger, ProxyWorker, worker_ended, worker_started
@@ -74,6 +77,8 @@ class Application(BaseApplication):
         self.settings = settings
         self.board = Board()
         self.slots = Slots()
+        self.ring = Ring()
+        self.counters = Counters()
         register(settings, self.slots)
         self.socket_activated = False
         self._reload = reload
@@ -107,7 +112,9 @@ class Application(BaseApplication):
         from proxy.app import create_app
 
         try:
-            return create_app(self.settings, self._registry, self.board, self.slots)
+            return create_app(
+                self.settings, self._registry, self.board, self.slots, self.ring, self.counters
+            )
         except ConfigError as error:
             # The one exception that gunicorn prints without a traceback.
             raise AppImportError(f"optictl serve: {error}") from None
@@ -155,7 +162,7 @@ class _Arbiter(Arbiter):
         self.ends: dict[int, str] = {}
         #: Workers that were told to end: they finish what they have, and others take their place.
         self._leaving: set[int] = set()
-        _log_to_stderr(app.settings.log_level)
+        log_to_stderr(app.settings.log_level, app.settings.log_format)
         super().__init__(app)
 
     @property
@@ -294,16 +301,6 @@ def _check_port(settings: Settings) -> None:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _log_to_stderr(level: str) -> None:
-    """The master's own few lines; workers switch to the queue."""
-    logging.basicConfig(
-        level="WARNING" if level == "info" else level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
 
 
 def _complain(text: str) -> None:

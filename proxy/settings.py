@@ -77,6 +77,48 @@ def _least(a: _Number | None, b: _Number | None) -> _Number | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """What the calls of a worker do together, or twice; nothing of it unless it is asked for."""
+
+    #: Calls that go out together at most; None: each goes by itself.
+    batch_size: int | None = None
+    #: Seconds that one waits for the others.
+    batch_wait: float = 0.05
+    #: Equal calls at temperature 0 that are under way together are one.
+    single_flight: bool = False
+    #: Seconds that their answers are kept for; None: not at all. Implies single flight.
+    cache_ttl: float | None = None
+    cache_bytes: int = 64 * 1024 * 1024
+    #: A call that takes unusually long is tried a second time.
+    hedge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where requests are told of, besides the last thousand at ``/traces``."""
+
+    #: Traces, one a line: a file, or with ``daily`` a folder with a file for each day.
+    log: Path | None = None
+    daily: bool = False
+    #: Keep what was asked and answered too.
+    text: bool = False
+    #: What was used, by day and handle.
+    usage: Path | None = None
+    #: The URL of an OpenTelemetry collector, for OTLP over HTTP.
+    otel: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLog:
+    """Where every request is kept with its calls and its answer, for how long, and how much."""
+
+    folder: Path
+    days: int = 30
+    #: Bytes of all its files.
+    size: int = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One immutable snapshot. Seconds and bytes unless a name says otherwise."""
 
@@ -113,6 +155,8 @@ class Settings:
     #: Calls of one request that may be under way at once.
     max_fanout: int = 16
     limits: Limits = field(default_factory=Limits)
+    sharing: Sharing = Sharing()
+    tracing: Tracing = Tracing()
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_prompt_tags: bool = False
     #: Besides Open WebUI's own: what marks a request as an auxiliary task.
@@ -128,6 +172,9 @@ class Settings:
     #: Tell about early stages as ``reasoning_content`` unless a request says otherwise.
     progress: bool = False
     log_level: str = "info"
+    log_format: Literal["logfmt", "json"] = "logfmt"
+    #: None: conversations are nobody's business.
+    conversations: ConversationLog | None = None
     socket_timeout: float = 30.0
     loop_stuck_after: float = 20.0
     #: Tells this service from others on a request's way (`proxy.hops`).
@@ -136,11 +183,28 @@ class Settings:
     version: str = ""
 
     @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """All keys there are, so that no text shows one."""
+        providers = () if self.pool is None else self.pool.providers
+        keys = (self.proxy_key, self.upstream_key, *(each.api_key for each in providers))
+        return tuple(key for key in keys if key is not None)
+
+    @property
+    def texts_kept(self) -> bool:
+        """Whether what is asked and answered is kept somewhere."""
+        return self.conversations is not None or self.tracing.text
+
+    @property
     def drain(self) -> float:
         """How long a stopping worker may take: longer than any request, unless told otherwise."""
         if self.graceful_timeout is not None:
             return self.graceful_timeout
         return self.request_timeout + 5.0
+
+    @property
+    def beat_every(self) -> float:
+        """How often a worker's loop shows that it turns."""
+        return min(1.0, self.loop_stuck_after / 4)
 
     @property
     def admitted(self) -> int:

@@ -159,13 +159,10 @@ class ProxyLogger(Logger):
 def worker_started(worker: ProxyWorker) -> None:
     """gunicorn's post_worker_init: the first moment at which threads may exist."""
     settings = worker.app.settings
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     app = cast("App", worker.wsgi)
     row, engine, pid = worker.row, app.engine, os.getpid()
-    app.admission.on_change = row.hold
-    engine.on_beat = lambda running: row.stamp(
-        engine.beat, waiting=running.pools.waiting, under_way=running.pools.under_way
-    )
+    app.attach(row)
     engine.start()
     # From now on: what it holds is lost if it dies, and its loop must turn.
     row.open(pid)

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from conftest import eventually, free_port
 
-from benchmarks import bench
+from benchmarks import bench, critical_path
 from benchmarks.figures import Figure, counted, ms, percentile, table
 from benchmarks.load import Load, Measured, chat, measure, run
 from benchmarks.proc import Meanwhile, cpu_seconds, rss, usage
 from benchmarks.processes import NotStartedError, Proxy, Upstream
 from optictl.simulator import Fault, SimulatorThread
+from proxy.registry import discover
 
 
 def driven(load: Load) -> Measured:
@@ -170,6 +171,18 @@ def test_the_table_is_markdown_and_reads_as_it_is() -> None:
     ]
 
 
+def test_the_wall_of_every_approach_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critical_path, "LATENCY", 0.002)
+    monkeypatch.setattr(critical_path, "_REPEATS", 1)
+    figures = list(critical_path.rounds(0.0))
+    assert {figure.name.split()[2] for figure in figures} >= {entry.slug for entry in discover()}
+    for figure in figures:
+        made, ratio = figure.values["rounds"], figure.values["ratio"]
+        assert made >= 1
+        assert figure.values["wall_ms"] == pytest.approx(ratio * made * 2)
+        assert figure.promise == f"≤ {ms(1.05 * made * 0.002 + 0.02)}"
+
+
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """`bench.GROUPS` replaced by two that measure nothing; the seconds that they were given."""
@@ -212,6 +225,7 @@ def test_the_bench_in_json_and_in_part(
 def test_every_group_can_be_chosen() -> None:
     assert list(bench.GROUPS) == [
         "start", "commands", "passthrough", "first-token", "rounds", "in-flight", "hang-up", "pool",
+        "telemetry",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         bench.main(["--only", "nope"])

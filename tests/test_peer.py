@@ -7,17 +7,20 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from benchmarks import peer
+from benchmarks import peer, peer_approaches
 from benchmarks.load import Load, run
-from benchmarks.peer import Effort, Optillm, Row
-from benchmarks.plain_scores import PlainScores
-from optictl.simulator import SimulatorThread, distractor, gold
+from benchmarks.peer_approaches import Graded
+from benchmarks.peer_model import PeerModel
+from benchmarks.sides import Effort, Optillm, Row
+from optictl.simulator import Behaviour, SimulatorThread, distractor, gold
+from optictl.simulator.questions import find_answer
 
 QUESTION = "What is 17 * 23 + 5?"
 #: Our own drop-in for the peer: the console script that takes its flags.
@@ -77,35 +80,83 @@ def test_who_hangs_up_without_a_word_has_failed() -> None:
     assert (measured.errors, server.answered) == ({"connection lost": 3}, 3)
 
 
-def rating_of(answer: str, scores: PlainScores) -> float:
-    """What the judge says of a candidate where it is asked for a number alone."""
+def said(model: PeerModel, system: str, user: str, draft: str = "") -> str:
+    """What the model answers behind the question and a draft, where it is told this."""
     messages = [
+        {"role": "system", "content": system},
         {"role": "user", "content": QUESTION},
-        {"role": "system", "content": "Grade on a scale from 0 to 10. Nothing but the number."},
-        {"role": "assistant", "content": f"The final answer is \\boxed{{{answer}}}."},
-        {"role": "user", "content": "Your grade:"},
+        *([{"role": "assistant", "content": draft}] if draft else []),
+        {"role": "user", "content": user},
     ]
     answered = httpx.post(
-        f"{scores.url}/chat/completions", json={"model": "sim", "messages": messages}
+        f"{model.url}/chat/completions", json={"model": "sim", "messages": messages}
     )
-    return float(answered.raise_for_status().json()["choices"][0]["message"]["content"])
+    text: str = answered.raise_for_status().json()["choices"][0]["message"]["content"]
+    return text
 
 
-def test_a_judge_who_is_to_say_a_number_says_a_number(sim: SimulatorThread) -> None:
+def stated(answer: str) -> str:
+    return f"The final answer is \\boxed{{{answer}}}."
+
+
+RIGHT, WRONG = stated(gold(QUESTION)), stated(distractor(QUESTION, 0))
+
+
+@pytest.mark.parametrize(
+    ("system", "user", "read"),
+    [
+        ("Grade on a scale from 0 to 10. Nothing but the number.", "Your grade:", float),
+        ("From 0 to 10. Begin with Score: [number]", "Now.", lambda s: float(s.split()[-1])),
+        ("", "How good is this, from 0 to 1.", lambda s: 10 * float(s)),
+        ("", "End with Rating: [[rating]]", lambda s: 10 * int(s.strip("Rating: []"))),
+        ("", "The verdict (CORRECT/INCORRECT/UNSURE):", lambda s: 10 * ("INCORRECT" not in s)),
+    ],
+)
+def test_a_judge_answers_in_the_form_that_it_is_asked_for(
+    system: str, user: str, read: Callable[[str], float], sim: SimulatorThread
+) -> None:
     sim.behave(judge_separation=10.0)
-    with PlainScores(sim.url) as scores:
-        right, wrong = gold(QUESTION), distractor(QUESTION, 0)
-        assert rating_of(right, scores) > 5 > rating_of(wrong, scores) >= 0
-    assert [call.role for call in sim.log.records] == ["judge", "judge"]
+    with PeerModel(sim.url) as model:
+        assert read(said(model, system, user, RIGHT)) > 5
+        assert 0 <= read(said(model, system, user, WRONG)) < 5
+    assert len({call.role for call in sim.log.records} - {"solver", "stage", "aggregator"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("system", "user", "role", "answer"),
+    [
+        ("", f"{WRONG}\n{RIGHT}\nBEST CANDIDATE: [number]", "selector", "2"),
+        ("You are in sneaky mode.", QUESTION, "deceiver", ""),
+        ("", f"Original: {QUESTION}\nRefined query:", "stage", f"{gold(QUESTION)}"),
+        ("", f"Please provide 3 observations on {QUESTION}", "stage", "care."),
+        (
+            "",
+            f"Can a solver do it? If so provide Python code. {QUESTION} SOLVER_CAN_BE_APPLIED: [ ]",
+            "stage",
+            "stated.",
+        ),
+        ("", f"{QUESTION} Solver Result: 7\n\nResponse:", "aggregator", "7"),
+        ("", f"Here's my final solution: {stated('7')}\n\nNow use it.", "aggregator", "7"),
+    ],
+)
+def test_each_call_plays_its_part(
+    system: str, user: str, role: str, answer: str, sim: SimulatorThread
+) -> None:
+    sim.behave(judge_separation=10.0)
+    with PeerModel(sim.url) as model:
+        text = said(model, system, user)
+    (call,) = sim.log.records
+    assert call.role == role
+    if text.startswith("What is"):
+        text = gold(text)
+    assert not answer or find_answer(text) == answer or text.endswith(answer)
 
 
 def test_other_calls_go_through_as_they_are(sim: SimulatorThread) -> None:
     body = {"model": "sim", "messages": [{"role": "user", "content": QUESTION}], "seed": 7}
-    with PlainScores(sim.url) as scores:
-        through = httpx.post(f"{scores.url}/chat/completions", json=body)
-        assert (
-            httpx.post(f"{scores.url}/chat/completions", json={**body, "n": 0}).status_code == 400
-        )
+    with PeerModel(sim.url) as model:
+        through = httpx.post(f"{model.url}/chat/completions", json=body)
+        assert httpx.post(f"{model.url}/chat/completions", json={**body, "n": 0}).status_code == 400
     direct = httpx.post(f"{sim.url}/chat/completions", json=body)
     assert through.json()["choices"] == direct.json()["choices"]
     assert sim.log.records[0].body == body
@@ -138,19 +189,63 @@ def test_both_answer_the_same_questions_from_the_same_samples(
 ) -> None:
     """With ourselves in the peer's place."""
     program = script(tmp_path / "optillm", STAND_IN)
-    monkeypatch.setattr(peer, "APPROACHES", ("re2", "self_consistency"))
+    monkeypatch.setattr(peer_approaches, "PROMPTS", ("re2",))
+    monkeypatch.setattr(peer_approaches, "APPROACHES", ("self_consistency", "genselect"))
     effort = Effort(seconds=0.2, rounds=1, starts=1, repeats=1, questions=6)
-    single, vote = peer.accuracy(lambda url: Optillm(program, url), effort)
-    assert single.ours == single.theirs
+    single, vote, *selections = peer_approaches.accuracy(lambda url: Optillm(program, url), effort)
+    assert (single.ours, single.better) == (single.theirs, "as good or better")
     assert single.ours.endswith("1.0 choices")
     assert vote.name == "accuracy of self_consistency (exact vote of 5: 0.81)"
     for told in (vote.ours, vote.theirs):
         assert re.fullmatch(r"[01]\.\d\d ± 0\.\d\d, 5\.0 choices( \(\d\.\d cancelled\))?", told)
+    # Once as it is by default, once as it takes no more choices than the peer.
+    assert [row.name for row in selections] == [
+        "accuracy of genselect", "accuracy of genselect, selections=1",
+    ]  # fmt: skip
+
+
+def test_both_are_timed_before_each_kind_of_upstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = script(tmp_path / "optillm", STAND_IN)
+    monkeypatch.setattr(peer_approaches, "PROMPTS", ("none",))
+    monkeypatch.setattr(peer_approaches, "APPROACHES", ("leap", "leap&nope"))
+    upstreams = {
+        "honoured": Behaviour(latency=0.02),
+        "refused": Behaviour(latency=0.02, n="refused"),
+    }
+    monkeypatch.setattr(peer_approaches, "UPSTREAMS", upstreams)
+    effort = Effort(seconds=0.2, rounds=1, starts=1, repeats=1, questions=1)
+    rows = list(peer_approaches.walls(lambda url: Optillm(program, url), effort))
+    assert [row.name for row in rows[:5]] == [
+        "wall of none, honoured",
+        "wall of leap, honoured",
+        "wall of leap&nope, honoured",
+        "their wall over ours, honoured, geometric mean of 1",
+        "their wall over ours, honoured, geometric mean of 1, with no more choices",
+    ]
+    assert (rows[2].ours, rows[2].theirs, rows[2].better) == ("fails", "fails", "")
+    assert [row.name for row in rows[5:]] == [
+        row.name.replace("honoured", "refused") for row in rows[1:5]
+    ]
+    assert re.fullmatch(r"0\.\d\d s, 1 round, 1 choice", rows[1].ours)
+    assert rows[3].better == rows[1].better
+    assert rows[3].ours.endswith("(leap)")
+
+
+def test_what_is_worse_is_named() -> None:
+    theirs = Graded(right=0.8, questions=100, choices=5.0)
+    assert theirs.error == pytest.approx(0.04)
+    assert theirs.told == "0.80 ± 0.04, 5.0 choices"
+    assert Graded(0.73, 100, 5.0).beside(theirs) == "as good or better"
+    assert Graded(0.71, 100, 5.0).beside(theirs) == "less right"
+    assert Graded(0.71, 100, 5.1, 0.3).beside(theirs) == "less right, more choices"
 
 
 def test_how_many_times_better() -> None:
     assert Row("a", "1 s", "2.5 s", 2.5).cells == ("a", "1 s", "2.5 s", "2.5 ×")
     assert Row("a", "0.8", "0.6").cells[-1] == ""
+    assert Row("a", "0.8", "0.9", "less right").cells[-1] == "less right"
 
 
 def test_a_peer_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Votes, best of n and adaptive stopping are as good, and as cheap, as arithmetic says."""
+"""Votes, selections and early stopping are as good, and as cheap, as arithmetic says."""
 
 from __future__ import annotations
 
@@ -13,14 +13,38 @@ from benchmarks import theory
 from benchmarks.closed_forms import (
     Ballots,
     Expected,
+    best_accepted,
     best_of,
     boundary,
+    cascade,
+    complete,
     decided,
+    early_stopping,
+    knockout,
+    likeliest,
+    mixture,
     posterior,
+    prefers,
     race,
+    ratings,
+    tournament,
+    until_likeliest,
     until_likely,
 )
-from benchmarks.theory import LIMIT, Case, Row, adaptive, best, compare, vote
+from benchmarks.theory import (
+    BINARY,
+    ELEVEN,
+    LIMIT,
+    Case,
+    Row,
+    adaptive,
+    best,
+    best_rated,
+    cascaded,
+    compare,
+    unanimous,
+    vote,
+)
 from proxy.voting import exact_plurality
 
 SEED = 20_231
@@ -34,6 +58,9 @@ class TestClosedForms:
         [
             (0.6, [0.4], 5, 0.68256),
             (0.6, [0.4], 8, 0.7102),
+            (0.6, [0.4], 17, 0.8011),
+            (0.7, [0.3], 9, 0.9012),
+            (0.8, [0.2], 33, 0.9999),
             (0.5, [0.2, 0.2, 0.1], 8, 0.75522),
             (0.4, [0.3, 0.3], 5, 0.44704),
             (0.35, [0.4, 0.25], 40, 0.33395),
@@ -92,22 +119,31 @@ class TestClosedForms:
         assert boundary(confidence, 16) == published
 
     @pytest.mark.parametrize(
-        ("p", "n", "accuracy", "samples"),
+        ("p", "n", "accuracy", "samples", "by_fours"),
         [
-            (0.5, 40, 0.5000, 28.71),
-            (0.6, 40, 0.8756, 24.16),
-            (0.7, 40, 0.9851, 15.11),
-            (0.8, 40, 0.9981, 8.72),
-            (0.6, 16, 0.7827, 12.78),
-            (0.8, 16, 0.9944, 8.02),
+            (0.5, 40, 0.5000, 28.71, 30.72),
+            (0.55, 40, 0.7194, 27.49, 29.57),
+            (0.6, 40, 0.8756, 24.16, 26.36),
+            (0.7, 40, 0.9851, 15.11, 17.07),
+            (0.8, 40, 0.9981, 8.72, 9.85),
+            (0.9, 40, 0.9999, 5.62, 6.12),
+            (0.95, 40, 1.0000, 4.70, 4.93),
+            (0.5, 16, 0.5000, 13.53, None),
+            (0.6, 16, 0.7827, 12.78, None),
+            (0.7, 16, 0.9461, 10.72, None),
+            (0.8, 16, 0.9944, 8.02, None),
+            (0.95, 16, 1.0000, 4.69, None),
         ],
     )
     def test_the_published_beta_rule_and_ours_which_is_curtailed_too(
-        self, p: float, n: int, accuracy: float, samples: float
+        self, p: float, n: int, accuracy: float, samples: float, by_fours: float | None
     ) -> None:
         def likely(ballots: Ballots, remaining: int) -> bool:
             first, second, *_ = [*sorted(ballots, reverse=True), 0, 0]
             return posterior(first, second) >= 0.95
+
+        def likely_after_four(ballots: Ballots, remaining: int) -> bool:
+            return sum(ballots) % 4 == 0 and likely(ballots, remaining)
 
         published = race(p, [1 - p], n, likely)
         assert published.accuracy == pytest.approx(accuracy, abs=6e-5)
@@ -115,6 +151,52 @@ class TestClosedForms:
         ours = race(p, [1 - p], n, until_likely(0.95, n))
         assert ours.accuracy == pytest.approx(published.accuracy)
         assert ours.samples < published.samples
+        if by_fours is not None:
+            waves = race(p, [1 - p], n, likely_after_four)
+            assert waves.samples == pytest.approx(by_fours, abs=6e-3)
+
+    def test_forty_samples_of_which_four_in_five_are_right(self) -> None:
+        """Ten choices at most, and .998, are what is promised."""
+        case = adaptive(0.8, 40)
+        paid = case.expected().in_waves(case.waves)
+        assert paid.accuracy >= 0.998
+        assert case.expected().samples < paid.samples <= 10
+        assert sum(paid.ends) == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        ("ballots", "others", "published"),
+        [(4, (0,), 0.96875), (5, (1, 1), 0.88826), (6, (2, 1, 1), 0.86484), (20, (12, 5), 0.91801)],
+    )
+    def test_the_posterior_of_the_dirichlet_rule(
+        self, ballots: int, others: Ballots, published: float
+    ) -> None:
+        assert likeliest(ballots, others) == pytest.approx(published, abs=6e-6)
+
+    def test_between_two_answers_the_dirichlet_rule_is_the_beta_rule(self) -> None:
+        beta, dirichlet = until_likely(0.95, 16), until_likeliest(0.95)
+        assert race(0.7, [0.3], 16, dirichlet) == race(0.7, [0.3], 16, beta)
+
+    @pytest.mark.parametrize(
+        ("chances", "window", "limit", "published"),
+        [
+            ((0.7, 0.3), 5, 40, 22.75),
+            ((0.9, 0.05, 0.05), 5, 40, 8.46),
+            ((0.8, 0.1, 0.1), 4, 16, 8.58),
+        ],
+    )
+    def test_early_stopping_where_a_window_agrees_and_ours_which_is_curtailed_too(
+        self, chances: tuple[float, ...], window: int, limit: int, published: float
+    ) -> None:
+        p, *others = chances
+        assert early_stopping(chances, window, limit) == pytest.approx(published, abs=6e-3)
+        raced = race(p, others, limit, complete, window=window)
+        assert raced.samples == pytest.approx(early_stopping(chances, window, limit))
+        assert {n for n, chance in enumerate(raced.ends) if chance} == {
+            *range(window, limit + 1, window)
+        }
+        ours = race(p, others, limit, decided, window=window)
+        assert ours.accuracy == pytest.approx(raced.accuracy)
+        assert ours.samples < raced.samples
 
     @pytest.mark.parametrize(
         ("n", "p", "separation", "exact"),
@@ -130,12 +212,78 @@ class TestClosedForms:
     def test_best_of_n_where_the_scale_is_wide_enough_to_be_continuous(
         self, n: int, p: float, separation: float, exact: float
     ) -> None:
-        assert best_of(n, p, separation).accuracy == pytest.approx(exact, abs=1e-4)
+        judge = ratings(separation, separation), ratings(0, separation)
+        assert best_of(n, p, *judge) == pytest.approx(exact, abs=1e-4)
 
     def test_a_better_judge_finds_more_up_to_all_there_is(self) -> None:
-        scores = [best_of(4, 0.5, separation).accuracy for separation in (0, 1, 2, 4, 8, 16)]
+        scores = [
+            best_of(4, 0.5, ratings(separation, separation), ratings(0, separation))
+            for separation in (0, 1, 2, 4, 8, 16)
+        ]
         assert scores == sorted(scores)
         assert (scores[0], scores[-1]) == pytest.approx((0.5, 1 - 0.5**4))
+
+    @pytest.mark.parametrize(
+        ("judged", "exact"), [*zip(BINARY, (0.68125, 0.64961, 0.67581), strict=True)]
+    )
+    def test_a_judge_that_only_accepts(
+        self, judged: tuple[float, int, float, float], exact: float
+    ) -> None:
+        p, n, accepted, mistaken = judged
+        found = best_accepted(n, p, accepted, mistaken)
+        assert found == pytest.approx(exact, abs=6e-6)
+        rated = best_of(n, p, (1 - accepted, accepted), (1 - mistaken, mistaken))
+        assert found == pytest.approx(rated)
+        precision = p * accepted / (p * accepted + (1 - p) * mistaken)
+        assert best_accepted(500, p, accepted, mistaken) == pytest.approx(precision)
+
+    def test_ratings_in_whole_numbers_are_what_counting_every_triple_gives(self) -> None:
+        p, (right, wrong) = 0.6, ELEVEN
+        assert (sum(right), sum(wrong)) == pytest.approx((1, 1))
+        rated = [p * chance for chance in right] + [(1 - p) * chance for chance in wrong]
+        counted = sum(
+            prod(rated[one] for one in three)
+            for three in product(range(22), repeat=3)
+            # Of equals the first.
+            if max(three, key=lambda one: one % 11) < 11
+        )
+        assert best_of(3, p, right, wrong) == pytest.approx(counted)
+
+    @pytest.mark.parametrize(
+        ("p", "preferred", "judges", "published"),
+        [
+            (0.4, 0.7, 1, (0.496, 0.596, 0.692, 0.778, 0.847)),
+            (0.4, 0.7, 3, (0.536, 0.678, 0.802, 0.892, 0.947)),
+            (0.3, 0.6, 1, (0.342, 0.387, 0.435, 0.484, 0.534)),
+        ],
+    )
+    def test_knockout(
+        self, p: float, preferred: float, judges: int, published: Sequence[float]
+    ) -> None:
+        found = [knockout(p, rounds, preferred, judges) for rounds in range(1, 6)]
+        assert found == pytest.approx(published, abs=6e-4)
+        whole = tournament(p, [1 - p], 2, preferred, judges)
+        assert whole.accuracy == found[1]
+        assert 4 < whole.samples < 4 + 3 * judges
+
+    def test_a_judge_prefers_the_right_answer_as_often_as_its_scores_do(self) -> None:
+        assert prefers(0) == 0.5
+        assert prefers(1.0) == pytest.approx(0.76, abs=6e-4)
+
+    def test_a_cascade_costs_a_strong_call_where_the_cheap_ones_differ(self) -> None:
+        p, distractors, m, strong = 0.6, [0.3, 0.1], 3, 0.8
+        right = calls = 0.0
+        for drawn in product(range(3), repeat=m):
+            mass = prod((p, *distractors)[answer] for answer in drawn)
+            agreed = len(set(drawn)) == 1
+            right += mass * ((drawn[0] == 0) if agreed else strong)
+            calls += mass * (m + (not agreed))
+        found = cascade(p, distractors, m, strong)
+        assert (found.accuracy, found.samples) == pytest.approx((right, calls))
+
+    def test_an_aggregator_without_skill_answers_by_itself(self) -> None:
+        assert mixture(0.6, [0.4], 5, 0.0).accuracy == 0.6
+        assert mixture(0.6, [0.4], 5, 1.0).accuracy == pytest.approx(0.68256)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +300,15 @@ class TestClosedForms:
         (adaptive(0.8, 16), 150),
         (adaptive(0.6, 40), 80),
         (adaptive(0.7, 40), 80),
+        (theory.likeliest(0.6, [0.2, 0.2], 16), 80),
+        (unanimous(0.7, [0.3], 40, 5), 40),
+        (unanimous(0.8, [0.1, 0.1], 16, 4), 100),
+        (theory.best_accepted(0.5, 3, 0.8, 0.3), 200),
+        (best_rated(0.6, 5, "judge of 0 to 10", ELEVEN), 150),
+        (theory.knockout(0.4, [0.6], 2, 3, 0.7416), 100),
+        (theory.knockout(0.3, [0.4, 0.3], 3, 1, 0.3583), 100),
+        (cascaded(0.7, [0.3], 3, 0.9), 200),
+        (theory.mixture(0.6, [0.4], 5, 0.8), 150),
     ],
     ids=lambda given: given.name if isinstance(given, Case) else str(given),
 )
@@ -174,6 +331,13 @@ def test_a_vote_that_ends_too_early_is_found_out() -> None:
     case = replace(case, options={**case.options, "confidence": 0.8})
     off = {row.name: row.measured for row in compare(case, 50, SEED) if abs(row.z) > LIMIT}
     assert off[f"{case.name}: ended elsewhere"] > 25
+
+
+def test_windows_of_another_size_are_found_out() -> None:
+    case = unanimous(0.8, [0.1, 0.1], 16, 4)
+    case = replace(case, options={**case.options, "window": 5})
+    off = {row.name: row.measured for row in compare(case, 50, SEED) if abs(row.z) > LIMIT}
+    assert off[f"{case.name}: ended elsewhere"] > 10
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from optictl.places import Places
 from optictl.render import Facts, reached_at, render
 from optictl.site import SECTIONS, KeyPlace, json_schema
 from optictl.site_loading import load
-from proxy.ensembles import ROLES
+from proxy.ensembles import ROLES, Role
 from proxy.ensembles_file import load as load_ensembles
+from proxy.registry import Registry
 from proxy.registry import discover as discover_approaches
 from proxy.settings import Secret
 
@@ -72,26 +73,28 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Every generated page, by its path in the repository."""
-    known, ensembles = _facts(), _ensembles()
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=False,  # Markdown
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    known, ensembles, templates = _facts(), _ensembles(), _templates()
     written = {
         "docs/commands.md": "".join(_commands()),
         "docs/settings.md": "".join(_settings()),
         "docs/exit-codes.md": "".join(_exit_codes()),
         "docs/checks.md": "".join(_checks()),
+        "docs/approaches.md": approaches_page(discover_approaches()),
         "docs/SERVICE_SPEC.md": templates.get_template("SERVICE_SPEC.md.j2").render(known),
         "docs/ENSEMBLES.md": templates.get_template("ENSEMBLES.md.j2").render(ensembles),
         "docs/opt-techniques.md": templates.get_template("opt-techniques.md.j2").render(ensembles),
         "docs/RUNBOOK.md": templates.get_template("RUNBOOK.md.j2").render(known),
     }
     return {path: _WRITTEN + text.rstrip() + "\n" for path, text in written.items()}
+
+
+def approaches_page(registry: Registry) -> str:
+    """All that ``registry`` has, as its decorators and signatures tell it."""
+    return (
+        _templates()
+        .get_template("approaches.md.j2")
+        .render(approaches=approach_rows(registry), roles_of=_roles_of(registry))
+    )
 
 
 def every_command() -> dict[str, Any]:
@@ -107,6 +110,17 @@ def every_error() -> list[type[OptictlError]]:
 
     named = [each for each in below(OptictlError) if each.__module__ == OptictlError.__module__]
     return sorted(named, key=lambda each: (each.exit_code, each.code))
+
+
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _walk(group: Any, before: str) -> Iterator[tuple[str, Any]]:
@@ -257,11 +271,15 @@ def _ensembles() -> dict[str, Any]:
         "example": SHIPPED.read_text().splitlines()[-1],
         "roles": ROLES,
         "approaches": approach_rows(registry),
-        "roles_of": {each.slug: each.roles({}) for each in registry},
+        "roles_of": _roles_of(registry),
         "used_in": {
             each.slug: [name for name in stages if each.slug in stages[name]] for each in registry
         },
     }
+
+
+def _roles_of(registry: Registry) -> dict[str, Sequence[Role]]:
+    return {each.slug: each.roles({}) for each in registry}
 
 
 def _facts() -> dict[str, Any]:

@@ -16,7 +16,9 @@ from proxy.ensembles_file import loads
 from proxy.errors import ConfigError
 from proxy.strict import did_you_mean
 
-_MISSING = re.compile(r'^optillm_members_missing_total\{ensemble="([^"]+)"\} (\S+)$', re.MULTILINE)
+_MISSING = re.compile(
+    r'^optillm_members_missing_total\{ensemble="([^"]+)",model="([^"]+)"\} (\S+)$', re.MULTILINE
+)
 
 
 @check(group="upstream", pace="fast", network=True)
@@ -49,10 +51,10 @@ def members(box: Box) -> Finding:
             enough = f"{left} of its proposers are there, {needed} are needed"
             said.append(f"{ensemble.name}: the upstream has no {' and no '.join(absent)}; {enough}")
             fixes += [_fix(model, names) for model in absent]
-    for name, count in _missed(box):
+    for name, model, count in _missed(box):
         if name in ensembles:
-            said.append(f"{name}: since its start the service could not ask a member {count} times")
-            fixes.append(f"see which one does not answer: {box.optictl(f'ensemble {name}')}")
+            said.append(f"{name}: since its start the service could not ask {model} {count} times")
+            fixes.append(f"see what becomes of it: {box.optictl(f'ensemble {name}')}")
     if said:
         return (fail if dead else warn)("\n".join(said), "\n".join(dict.fromkeys(fixes)))
     return ok(f"{len(ensembles)} ensemble{'s' if len(ensembles) > 1 else ''}, all members listed")
@@ -80,12 +82,12 @@ def _fix(model: str, names: Sequence[str]) -> str:
     return f"start {model}, or add it to LiteLLM's model_list{did_you_mean(model, names)}"
 
 
-def _missed(box: Box) -> Iterator[tuple[str, int]]:
-    """The ensembles that have missed a member, and how often."""
+def _missed(box: Box) -> Iterator[tuple[str, str, int]]:
+    """The ensembles that have missed a member, which one, and how often."""
     try:
         answer = box.get(f"{box.url}/metrics", box.proxy_key)
     except NoAnswer:
         return  # the check ready says so
-    for name, count in _MISSING.findall(answer.text):
+    for name, model, count in _MISSING.findall(answer.text):
         if float(count) > 0:
-            yield name, int(float(count))
+            yield name, model, int(float(count))

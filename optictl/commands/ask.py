@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from optictl.console import data, emit_json, say, write
+from optictl import completions
+from optictl.console import data, emit_json, say, show, write
 from optictl.errors import OptictlError, UsageError
+from optictl.exit_status import Exit
 from optictl.result import Result
-from proxy.settings import DEFAULT_HOST, DEFAULT_PORT, read_key_file
+from proxy.settings import DEFAULT_HOST, DEFAULT_PORT, Secret, read_key_file
 
 
 def ask(
     model: Annotated[str, typer.Argument(help="A model, or APPROACH-MODEL: moa-gpt-4o-mini.")],
-    prompt: Annotated[str, typer.Argument(help="The question; - reads it from stdin.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help="The question; - reads it from stdin. Alone behind --approach, it goes to the "
+            "proxy's own model."
+        ),
+    ] = None,
+    approach: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="Approaches, or pipelines of them (re2&moa); several are compared.",
+            autocompletion=completions.approaches,
+        ),
+    ] = "",
     url: Annotated[
         str, typer.Option(help="The proxy's address.")
     ] = f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
@@ -41,9 +57,14 @@ def ask(
     The answer goes to stdout as it arrives; the calls, a waterfall of them in
     the end, and what it all cost go to stderr.
 
+    Several approaches are asked at once: a table of what each answered and
+    cost goes to stdout, the whole answers below it. The exit status is 1 where
+    all of them failed.
+
     \b
     Examples:
       optictl ask gpt-4o-mini "What is 17 * 23?"
+      optictl ask --approach "none,bon,re2&moa" gpt-4o-mini "Why is the sky blue?"
       optictl ask moa-gpt-4o-mini "Why is the sky blue?" --max-seconds 30
       optictl ask self_consistency-gpt-4o-mini - --options '{"samples": 7}' < question.txt
     """
@@ -52,8 +73,17 @@ def ask(
     from optictl.live import LiveWaterfall, show_waterfall
     from optictl.transcript import Transcript, summary
 
+    approaches = _approaches(approach)
+    if prompt is None:
+        if not approaches:
+            raise UsageError("the prompt is missing: give it behind the model, in quotes")
+        model, prompt = "", model
     body = _body(model, prompt, system, max_seconds, options)
+    if len(approaches) == 1:
+        body["optillm_approach"] = approaches[0]
     key = None if api_key_file is None else read_key_file(api_key_file, "--api-key-file")
+    if len(approaches) > 1:
+        raise typer.Exit(_compare(url, key, body, approaches, as_json=as_json, quiet=quiet))
     transcript, began = Transcript(), time.monotonic()
     try:
         with (
@@ -82,6 +112,41 @@ def ask(
         say(summary(transcript.usage, transcript.optillm, seconds))
 
 
+def _compare(
+    url: str,
+    key: Secret | None,
+    body: Mapping[str, Any],
+    approaches: Sequence[str],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> Exit:
+    """Several approaches: a table and the answers, or a list of them; failed where all have."""
+    from optictl.client import ProxyClient
+    from optictl.comparison import compare, comparison
+
+    with ProxyClient(url, key) as proxy:
+        attempts = compare(proxy, body, approaches, None if quiet else say)
+    failed = [each.error for each in attempts if each.error is not None]
+    status = Exit.FAILED if len(failed) == len(attempts) else Exit.OK
+    if as_json:
+        errors = [{"code": error.code, "message": str(error)} for error in failed if status]
+        emit_json(Result("ask", [each.as_json() for each in attempts], status, errors))
+    else:
+        show(comparison(attempts))
+        for each in attempts:
+            data(f"\n── {each.name} ──\n\n{each.text}")
+    return status
+
+
+def _approaches(text: str) -> list[str]:
+    """``a, b&c`` as ``["a", "b&c"]``; raises `UsageError`."""
+    names = ["".join(name.split()) for name in text.split(",")] if text else []
+    if not all(names):
+        raise UsageError(f"--approach {text}: a name is missing beside a comma")
+    return names
+
+
 def _body(
     model: str, prompt: str, system: str, max_seconds: float | None, options: str
 ) -> dict[str, Any]:
@@ -91,10 +156,9 @@ def _body(
     if not prompt.strip():
         raise UsageError("the prompt is empty; give it as an argument, or - and pipe it in")
     messages = [{"role": "system", "content": system}] if system else []
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [*messages, {"role": "user", "content": prompt}],
-    }
+    body: dict[str, Any] = {"messages": [*messages, {"role": "user", "content": prompt}]}
+    if model:
+        body["model"] = model
     if max_seconds is not None:
         body["optillm_budget"] = {"max_seconds": max_seconds}
     if options:

@@ -24,6 +24,13 @@ def render(
         Path | None,
         typer.Option(help="Write the files into this folder instead, as they would lie below /."),
     ] = None,
+    monitoring: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write into this folder what Prometheus and Grafana need: scrape.yml, rules.yml "
+            "and dashboard.json."
+        ),
+    ] = None,
     config: ConfigPath = None,
     user: UserScope = False,
     sets: Sets = None,
@@ -33,29 +40,39 @@ def render(
     """Show the files that the site asks for; nothing is installed.
 
     Secrets are not shown. With --output they are written, readable by their
-    owner alone.
+    owner alone. With --monitoring it is the scrape configuration, the alert
+    rules and a dashboard that are written, and no others.
 
     \b
     Examples:
       optictl render optillm-proxy.service
       optictl render --output /tmp/staged
       optictl render --set service.profile=torch --json
+      optictl render --monitoring /etc/prometheus/optillm
     """
     # Imported here: `optictl --help` needs no templates.
+    from optictl.monitoring import monitoring as watching
     from optictl.system import RealSystem
 
-    wanted = open_machine(config, sets, user=user, systemd=systemd).artifacts
+    if monitoring is not None and output is not None:
+        raise UsageError("--monitoring and --output each name a folder; give one of them")
+    machine = open_machine(config, sets, user=user, systemd=systemd)
+    if monitoring is None:
+        wanted = machine.artifacts
+    else:
+        wanted = watching(machine.loaded.site, machine.places, monitoring.absolute())
     chosen = [each for each in wanted if name in ("", each.path.name)]
     if not chosen:
         known = ", ".join(each.path.name for each in wanted)
         raise UsageError(f"{name} is none of the site's files: {known}")
-    if output is not None:
-        _write(chosen, RealSystem(output.absolute()))
+    written = output if monitoring is None else Path("/")
+    if written is not None:
+        _write(chosen, RealSystem(written.absolute()))
     if as_json:
         emit_json(Result("render", [_described(each) for each in chosen]))
-    elif output is not None:
+    elif written is not None:
         for each in chosen:
-            say(f"wrote {output}{each.path}")
+            say(f"wrote {output or ''}{each.path}")
     else:
         data("\n".join(_shown(each, alone=bool(name)) for each in chosen))
 

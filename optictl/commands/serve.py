@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,8 @@ from optictl.serve_settings import (
     proxy_key_of,
     refuse_local_inference,
 )
+from optictl.sharing_flags import with_sharing_flags
+from optictl.telemetry_flags import with_telemetry_flags
 from optictl.upstream_flags import upstream
 from proxy.ensembles import aliases_of
 from proxy.errors import ConfigError
@@ -33,6 +35,7 @@ from proxy.settings import (
     DEFAULT_PORT,
     Limits,
     Settings,
+    Sharing,
     is_loopback,
     read_ca_bundle,
 )
@@ -53,9 +56,13 @@ class Cancel(StrEnum):
 
 
 @with_approach_flags
+@with_sharing_flags
+@with_telemetry_flags
 def serve(
     context: typer.Context,
     approach_flags: ApproachFlags,
+    sharing: Sharing,
+    telemetry: dict[str, Any],
     host: Annotated[
         str, typer.Option(envvar="OPTILLM_HOST", help="Address to listen on.")
     ] = DEFAULT_HOST,
@@ -303,6 +310,8 @@ def serve(
             max_body=max_body_mb * 1024 * 1024,
             max_choices=max_choices,
             max_fanout=max_fanout,
+            sharing=sharing,
+            **telemetry,
             limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
             options={
                 "bon.samples": best_of_n,

@@ -177,8 +177,11 @@ class Service:
         )
         delay = behaviour.latency
         if behaviour.sigma:
-            dice = Random(f"{behaviour.seed}\0{ask.model}\0{key}\0{first}")
-            delay = behaviour.draw_latency(dice)
+            # The choices of one call come together, with the slowest of them.
+            dice = (
+                Random(f"{behaviour.seed}\0{ask.model}\0{key}\0{first + i}") for i in range(count)
+            )
+            delay = max(map(behaviour.draw_latency, dice))
         return answer, delay
 
     async def _stream(

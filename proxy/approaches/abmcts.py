@@ -65,5 +65,4 @@ async def abmcts(
                 raise
             break
         llm.note(f"{batch.stop} of {expansions} answers in the tree")
-    assert work.best is not None, "a fan without results raises"
-    return work.best.reply
+    return work.chosen()

@@ -49,7 +49,7 @@ async def bon(
             llm.keep(reply)
         return (not reply.truncated, await rating(reply), -nth), reply
 
-    ratings = 0
+    seen: list[tuple[tuple[bool, float, int], Reply]] = []
     async with llm.fan(rated(nth) for nth in range(samples)) as landed:
         for again in (False, True):
             if again:
@@ -59,9 +59,14 @@ async def bon(
                 if best is None or candidate[0] > best[0]:
                     best = candidate
                     llm.keep(best[1])
-                ratings += 1
-                llm.note(f"{ratings} of {samples} candidates rated")
+                seen.append(candidate)
+                llm.note(f"{len(seen)} of {samples} candidates rated")
     assert best is not None, "a fan without results raises"
+    ratings = [None if rating == _UNRATED else rating for (_, rating, _), _ in seen]
+    winner, of = seen.index(best), sum(rating is not None for rating in ratings)
+    why = "nobody rated it" if ratings[winner] is None else f"the highest of {of} ratings"
+    replies = (reply for _, reply in seen)
+    llm.decide("rating", zip(replies, ratings, strict=True), winner, why)
     return best[1]
 
 

@@ -51,8 +51,10 @@ async def cascade(
         # A chat that is too long for the cheap member, say, may fit the strong one.
         return await llm.run("none", chat, tail=True)
     if len(replies) == samples and len(classes.members) == 1 and not classes.void:
-        return classes.best
-    llm.note(f"{classes.top_two[0]} of {samples} samples agree")
+        return classes.elect()
+    agreeing = f"{classes.top_two[0]} of {samples} samples agree"
+    llm.note(agreeing)
+    llm.decide("check", ((reply, None) for reply in replies), None, f"{agreeing}: not enough")
     if escalate == "none":
         return await llm.run("none", chat, tail=True)
     # The first is the answer where the aggregator fails.

@@ -51,6 +51,7 @@ async def cov(
         return draft
     if not findings or not llm.time_for(1):
         return draft
+    llm.decide("check", [(draft, None)], None, f"{len(findings)} of its claims were looked up")
     shown = "\n\n".join(findings[nth] for nth in sorted(findings))
     messages = chat.followed_by(_REVISE.format(draft=draft.rendered, findings=shown))
     return await llm.role("aggregator").final(messages)

@@ -103,7 +103,7 @@ async def deepconf(
                         break
         except UpstreamError:
             pass
-    return classes.best
+    return classes.elect()
 
 
 def _share(classes: Classes) -> float:

@@ -104,14 +104,18 @@ async def _routed(llm: LLM, messages: Sequence[Message], samples: int, confidenc
         best = classes.best
         llm.keep(best)
         agreeing, _ = classes.top_two
-        llm.note(f"{agreeing} of {classes.ballots} chains agree")
+        told = f"{agreeing} of {classes.ballots} chains agree"
+        llm.note(told)
         if agreeing and agreeing >= confidence * classes.ballots:
-            return best
+            return classes.elect()
         try:
             chain = await anext(greedy)
         except UpstreamError:
-            return best
-        return best if chain.truncated else chain
+            return classes.elect()
+        if chain.truncated:
+            return classes.elect()
+        llm.decide("check", [(best, agreeing), (chain, None)], 1, f"{told}: the greedy one decides")
+        return chain
 
 
 class _TooLateError(Exception):

@@ -69,7 +69,7 @@ async def genselect(
     best = classes.best
     llm.keep(best)
     if classes.unanimous or not llm.time_for(1):
-        return best
+        return classes.elect()
     # What is left where no judge votes is the first.
     ranked = [best, *(candidate for candidate in candidates if candidate is not best)]
 

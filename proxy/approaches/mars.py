@@ -91,19 +91,21 @@ async def mars(
         classes = await _classed(llm, population)
         llm.note(f"population aggregated {loop} of {loops} times")
     if _agrees(classes, agreement):
-        return classes.best
+        return classes.elect()
     trials = [_Trial(reply) for reply in _leaders(classes, candidates)]
     for iteration in range(improvements + 1):
         if not trials or not llm.time_for(2 if iteration else 1):
             break
         first = 2 * samples * (loops + 1) + iteration * candidates
         trials = await work.tried(trials, first)
-        for trial in trials:
-            if trial.accepted:
-                llm.note(f"verified after {iteration} improvements")
-                return trial.solution
+        accepted = next((nth for nth, trial in enumerate(trials) if trial.accepted), None)
+        told = f"verifiers accept {sum(trial.accepted for trial in trials)} of {len(trials)}"
+        llm.decide("check", ((trial.solution, None) for trial in trials), accepted, told)
+        if accepted is not None:
+            llm.note(f"verified after {iteration} improvements")
+            return trials[accepted].solution
         trials = [trial for trial in trials if trial.report]
-    return classes.best
+    return classes.elect()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,7 @@ async def mcts(
         except UpstreamError:
             break
         llm.note(f"{batch.stop} of {simulations} simulations done")
-    assert work.best is not None, "a fan without results raises"
-    return work.best.reply
+    return work.chosen()
 
 
 async def _expanded(work: Refining, node: Node[Rated], nth: int) -> Rated:

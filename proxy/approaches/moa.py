@@ -54,6 +54,9 @@ async def moa(
         proposals = await _propose(chat, llm, messages, samples, reserve)
         call = _agreed_call(proposals, len(proposals))
         if call is not None:
+            winner = next(place for place, each in enumerate(proposals) if each is call)
+            made = ((proposal, None) for proposal in proposals)
+            llm.decide("vote", made, winner, "more than half make this tool call")
             return call
         messages = chat.followed_by(_SYNTHESISE.format(candidates=_quoted(proposals)))
     if critique and len(proposals) > 1:

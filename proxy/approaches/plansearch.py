@@ -97,7 +97,7 @@ async def _selected(chat: Chat, llm: LLM, answers: Sequence[Reply], selections: 
     best = classes.best
     llm.keep(best)
     if classes.unanimous or not llm.time_for(1):
-        return best
+        return classes.elect()
     # What is left where no judge votes is the first.
     others = [answer for answer in answers if answer is not best]
     return await select(chat, llm, [best, *others], ballots=selections)

@@ -22,7 +22,7 @@ from typing import Annotated
 from proxy.chat import Chat, Reply
 from proxy.classes import Classes
 from proxy.llm import DRAFT, LLM, Range, Shape, UpstreamError, approach
-from proxy.refining import Rated, Refining, drawn, rate
+from proxy.refining import Rated, Refining, decide_by_rating, drawn, rate
 
 
 @approach(
@@ -77,8 +77,12 @@ async def pvg(
                     pass
         except UpstreamError:
             break
-    eligible = _convincing(helpful, fooled) or await _elected(llm, helpful)
-    return max(eligible, key=lambda rated: rated.worth).reply
+    convincing = _convincing(helpful, fooled)
+    eligible = convincing or await _elected(llm, helpful)
+    best = max(eligible, key=lambda rated: rated.worth)
+    told = f"{len(convincing)} of {len(helpful)} convince more than any answer meant to deceive"
+    decide_by_rating(llm, helpful, best, told)
+    return best.reply
 
 
 def _convincing(helpful: Sequence[Rated], fooled: Sequence[float]) -> list[Rated]:

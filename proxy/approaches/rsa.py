@@ -70,7 +70,7 @@ async def rsa(
             keep=False,
         )
         classes = await _classed(llm, population)
-    return classes.best
+    return classes.elect()
 
 
 def _refilled(

@@ -150,7 +150,10 @@ async def rstar(
                 llm.keep(_best(ended, scores))
         except UpstreamError:
             pass
-    return _best(ended, {answer: shares[answer] + survival.rate(answer) for answer in shares})
+    scores = {answer: shares[answer] + survival.rate(answer) for answer in shares}
+    winner = max(range(len(scores)), key=list(scores.values()).__getitem__)
+    llm.decide("vote", scores.items(), winner, "the highest share plus rate of survival")
+    return _best(ended, scores)
 
 
 def _best(ended: Sequence[Trajectory], scores: Mapping[str, float]) -> Reply:

@@ -49,6 +49,9 @@ async def rto(
     except UpstreamError:
         return first
     different = [other for other in others if not same_program(first.rendered, other.rendered)]
+    told = f"{len(different)} of {len(others)} programs written again differ from the first"
+    written = ((reply, None) for reply in (first, *others))
+    llm.decide("check", written, None if different else 0, told)
     if not different:
         return first
     candidates = "\n\n".join(

@@ -99,14 +99,14 @@ async def self_consistency(
     try:
         for size in _waves(samples, stop, window):
             if await over(size):
-                return classes.best
+                return classes.elect()
         if failed:
             await over(failed, again=True)
     except UpstreamError:
         # Nobody answers any more: those who have decide.
         if not classes.ballots:
             raise
-    return classes.best
+    return classes.elect()
 
 
 def _waves(samples: int, stop: str, window: int) -> list[int]:

@@ -48,4 +48,4 @@ async def self_refine(
         llm.note(f"refinement {iteration + 1} of {iterations} written")
         if attempts[-1].reply.rendered == last.reply.rendered:
             break
-    return max(attempts, key=lambda attempt: attempt.worth).reply
+    return work.chosen()

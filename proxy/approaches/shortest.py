@@ -47,4 +47,4 @@ async def shortest(
             awaited -= not reply.truncated
             if decided(classes.votes, awaited * llm.heaviest):
                 break
-    return classes.best
+    return classes.elect()

@@ -48,7 +48,7 @@ async def usc(
     llm.keep(best)
     if classes.unanimous:
         llm.note(f"all {len(replies)} samples agree")
-        return best
+        return classes.elect()
     # What is left where the judge names none is the first.
     ranked = [best, *(reply for reply in replies if reply is not best)]
     return await select(chat, llm, ranked, ballots=1, task=_CONSISTENT)

@@ -61,6 +61,7 @@ async def z3(
                 break
     if solved is None:
         return direct if direct is not None else await llm.final(chat.messages)
+    llm.decide("check", [(solved.output, None)], 0, "a program has found it")
     if direct is None:
         # What was printed is better than nothing, should nobody be there to explain it.
         llm.keep(Reply.of(solved.output))

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import orjson
-from flask import Response, request
+from flask import Response, g, request
 
 from proxy import tasks
 from proxy.chat import Reply
@@ -31,6 +31,7 @@ from proxy.run.ledger import Ledger, complete_usage
 from proxy.run.plan import make_plan
 from proxy.run.scope import Caller
 from proxy.settings import Settings
+from proxy.telemetry.record import Telemetry
 from proxy.wire.request import ChatRequest, Endpoint, parse_chat, parse_completion, parse_object
 from proxy.wire.response import Envelope
 from proxy.wire.sse import DONE
@@ -50,11 +51,13 @@ class ChatViews:
         registry: Registry,
         engine: EngineThread,
         admission: Admission,
+        telemetry: Telemetry,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._engine = engine
         self._admission = admission
+        self._telemetry = telemetry
 
     def chat(self) -> Response:
         return self._answer("chat")
@@ -64,19 +67,22 @@ class ChatViews:
 
     def _answer(self, endpoint: Endpoint) -> Response:
         environ = request.environ
-        exchange = Exchange.of(environ)
+        g.exchange = exchange = Exchange.of(environ, self._telemetry)
         try:
-            tenant = authenticate(environ, self._settings.proxy_key)
+            exchange.tenant = tenant = authenticate(environ, self._settings.proxy_key)
             hops = onward(environ.get(_HOPS, ""), self._settings.instance)
             with ExitStack() as resources:
                 slot = resources.enter_context(self._admission.slot(self._announced(environ)))
                 raw = read_body(environ, self._settings.max_body)
                 self._admission.settle(slot, len(raw))
                 body = parse_object(raw)
+                exchange.request, exchange.request_size = body, len(raw)
                 parsed = parse_chat(body) if endpoint == "chat" else parse_completion(body)
                 if parsed.model == HEALTH_MODEL:
                     return _healthy(parsed, exchange)
-                return self._run(parsed, Caller(tenant, hops), exchange, resources)
+                traced = exchange.trace.parent_id or self._settings.tracing.otel
+                caller = Caller(tenant, hops, exchange.trace if traced else None)
+                return self._run(parsed, caller, exchange, resources)
         except ProxyError as error:
             return failed(error, exchange)
         except ClientGone:
@@ -100,8 +106,8 @@ class ChatViews:
             self._settings,
             task_header=request.environ.get(_TASK, ""),
         )
-        exchange.approach, exchange.model = plan.approach, plan.base
-        job = resources.enter_context(self._engine.submit(plan, caller))
+        exchange.plan, exchange.approach, exchange.model = plan, plan.approach, plan.base
+        job = resources.enter_context(self._engine.submit(plan, caller, exchange.ledger))
         first = job.take(client)
         if not isinstance(first, bytes):
             return answered(first, exchange)
@@ -114,11 +120,13 @@ def _healthy(parsed: ChatRequest, exchange: Exchange) -> Response:
     envelope = Envelope(parsed.endpoint, HEALTH_MODEL)
     summary = Ledger().summary("none", trace=False)
     exchange.approach, exchange.model = "health", HEALTH_MODEL
+    # It is no conversation.
+    exchange.request = None
     exchange.log(200)
     if parsed.stream:
         last = envelope.last([(0, "stop")], None, summary)
         text = envelope.role(0) + envelope.chunk(0, {"content": "ok"}) + last + DONE
-        headers = {"x-request-id": exchange.id}
-        return Response(text, headers=headers, content_type="text/event-stream; charset=utf-8")
+        kind = "text/event-stream; charset=utf-8"
+        return Response(text, headers=exchange.headers, content_type=kind)
     body = envelope.body([(0, Reply.of("ok"))], complete_usage({}), summary)
     return json_response(orjson.dumps(body), exchange)

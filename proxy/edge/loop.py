@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import uvloop
@@ -16,6 +16,7 @@ import uvloop
 from proxy.edge.handoff import Job
 from proxy.registry import Registry
 from proxy.run.engine import Engine
+from proxy.run.ledger import Ledger
 from proxy.run.plan import Plan
 from proxy.run.scope import Caller
 from proxy.settings import Settings
@@ -36,7 +37,7 @@ class EngineThread:
         self._engine: Engine | None = None
         self._started = threading.Event()
         self._failure: BaseException | None = None
-        self._beat_every = min(1.0, settings.loop_stuck_after / 4)
+        self._beat_every = settings.beat_every
         self.beat = 0.0
         #: Seconds by which the loop was late, as last measured.
         self.lag = 0.0
@@ -44,6 +45,10 @@ class EngineThread:
         self.tasks = 0
         #: Called on the loop, whenever it has turned for a while.
         self.on_beat: Callable[[Engine], None] | None = None
+        #: Called by `start` before anything runs: threads that write.
+        self.on_start: list[Callable[[], None]] = []
+        #: Called by `stop` in the end: what is left to be written.
+        self.on_stop: list[Callable[[], None]] = []
 
     @property
     def engine(self) -> Engine:
@@ -51,10 +56,9 @@ class EngineThread:
             raise RuntimeError("the engine is not running")
         return self._engine
 
-    @property
-    def members_missing(self) -> Mapping[str, int]:
-        """By ensemble, how often a member could not be asked; nothing while no engine runs."""
-        return {} if self._engine is None else self._engine.members_missing
+    def known_models(self) -> Collection[str]:
+        """What the upstream lists; nothing while no engine runs."""
+        return () if self._engine is None else self._engine.catalog.names
 
     @property
     def alive(self) -> bool:
@@ -64,6 +68,8 @@ class EngineThread:
 
     def start(self) -> None:
         """Start loop and engine; raises what the engine raised."""
+        for begin in self.on_start:
+            begin()
         threading.Thread(target=self._serve, name="engine", daemon=True).start()
         self._started.wait()
         if self._failure is not None:
@@ -71,17 +77,19 @@ class EngineThread:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Cancel what runs, close the engine, end the loop."""
+        """Cancel what runs, close the engine, end the loop, write what is left."""
         if self._loop is not None and self._engine is not None:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=10)
             self._engine = None
             self._loop.call_soon_threadsafe(self._loop.stop)
+        for write in self.on_stop:
+            write()
 
-    def submit(self, plan: Plan, caller: Caller) -> Job:
+    def submit(self, plan: Plan, caller: Caller, ledger: Ledger) -> Job:
         """A job that starts when it is entered."""
         engine, loop = self.engine, self._loop
         assert loop is not None
-        return Job(loop, lambda job: engine.answer(plan, caller, job))
+        return Job(loop, lambda job: engine.answer(plan, caller, job, ledger))
 
     def ask(self, make: Callable[[Engine], Any], timeout: float) -> Any:
         """Run ``make(engine)``, a coroutine, on the loop and wait for it; for health and models."""

@@ -18,6 +18,11 @@ from proxy.edge.client import ClientGone, ClientSocket
 from proxy.edge.handoff import Job
 from proxy.errors import ProxyError
 from proxy.run.engine import Outcome
+from proxy.run.ledger import Ledger
+from proxy.run.plan import Plan
+from proxy.telemetry.log_lines import Fields
+from proxy.telemetry.operation import announced
+from proxy.telemetry.record import Record, Telemetry, Trace
 from proxy.wire.response import error_event
 
 _log = logging.getLogger("optillm.requests")
@@ -35,16 +40,41 @@ class Exchange:
     id: str
     path: str
     began: float = field(default_factory=time.monotonic)
+    #: The same moment as a time of day.
+    at: float = field(default_factory=time.time)
     approach: str = "-"
     model: str = "-"
     stream: bool = False
+    tenant: str = ""
+    plan: Plan | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    trace: Trace = field(default_factory=Trace.begin)
+    #: Who is told of it in the end; nobody where it is no chat.
+    telemetry: Telemetry | None = None
+    #: The client's own members and their bytes on the wire; the answer; what went wrong.
+    request: Mapping[str, Any] | None = None
+    request_size: int = 0
+    body: bytes | None = None
+    error: str = ""
 
     @classmethod
-    def of(cls, environ: Mapping[str, Any]) -> Exchange:
+    def of(cls, environ: Mapping[str, Any], telemetry: Telemetry | None = None) -> Exchange:
         given = str(environ.get("HTTP_X_REQUEST_ID", ""))
         sound = 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable()
         identity = given if sound else f"req_{random.getrandbits(128):032x}"
-        return cls(id=identity, path=str(environ.get("PATH_INFO", "")))
+        exchange = cls(id=identity, path=str(environ.get("PATH_INFO", "")), telemetry=telemetry)
+        exchange.ledger.texts = telemetry is not None and telemetry.texts
+        if "HTTP_TRACEPARENT" in environ:
+            exchange.trace = Trace.of(str(environ["HTTP_TRACEPARENT"]))
+        return exchange
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a response is found again by; the trace where the client has sent one."""
+        headers = {"x-request-id": self.id}
+        if self.trace.parent_id:
+            headers["traceparent"] = self.trace.header_of(self.trace.span_id)
+        return headers
 
     def log(
         self,
@@ -55,20 +85,60 @@ class Exchange:
         usage: Mapping[str, Any] | None = None,
     ) -> None:
         summary, usage = summary or {}, usage or {}
-        _log.info(
-            "id=%s path=%s status=%d code=%s approach=%s model=%s stream=%s calls=%s rounds=%s "
-            "tokens=%s ms=%.1f",
-            self.id,
-            _word(self.path),
-            status,
-            code,
-            _word(self.approach),
-            _word(self.model),
-            str(self.stream).lower(),
-            summary.get("calls", 0),
-            summary.get("rounds", 0),
-            usage.get("total_tokens", 0),
-            1000 * (time.monotonic() - self.began),
+        _log.info(self._line(status, code, summary, usage))
+        if self.telemetry is not None:
+            self.telemetry.ended(self._record(status, code, summary, usage))
+
+    def _line(
+        self, status: int, code: str, summary: Mapping[str, Any], usage: Mapping[str, Any]
+    ) -> Fields:
+        line = Fields(
+            id=self.id,
+            path=self.path,
+            status=status,
+            code=code,
+            approach=self.approach,
+            model=self.model,
+            stream=self.stream,
+            calls=summary.get("calls", 0),
+            rounds=summary.get("rounds", 0),
+            tokens=usage.get("total_tokens", 0),
+            ms=round(1000 * (time.monotonic() - self.began), 1),
+        )
+        calls = list(self.ledger.calls)
+        if firsts := [call.first for call in calls if call.first is not None]:
+            line["first_ms"] = round(1000 * min(firsts), 1)
+        if cancelled := sum(call.outcome == "cancelled" for call in calls):
+            line["cancelled"] = cancelled
+        if missing := summary.get("members_missing"):
+            line["missing"] = ",".join(missing)
+        if self.plan is not None:
+            if self.plan.handle is not None:
+                line["handle"] = self.plan.handle
+            line["msg"] = announced(self.plan)
+        return line
+
+    def _record(
+        self, status: int, code: str, summary: Mapping[str, Any], usage: Mapping[str, Any]
+    ) -> Record:
+        return Record(
+            id=self.id,
+            path=self.path,
+            began=self.at,
+            seconds=time.monotonic() - self.began,
+            status=status,
+            code="" if code == "-" else code,
+            stream=self.stream,
+            tenant=self.tenant,
+            trace=self.trace,
+            plan=self.plan,
+            ledger=self.ledger,
+            usage=usage or self.ledger.total_usage(),
+            missing=summary.get("members_missing", ()),
+            request=self.request,
+            request_size=self.request_size,
+            body=self.body,
+            error=self.error,
         )
 
 
@@ -76,7 +146,7 @@ def json_response(
     body: bytes, exchange: Exchange, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     response = Response(body, status=status, content_type="application/json")
-    response.headers["x-request-id"] = exchange.id
+    response.headers.update(exchange.headers)
     if headers:
         response.headers.update(headers)
     return response
@@ -84,12 +154,14 @@ def json_response(
 
 def answered(outcome: Outcome, exchange: Exchange) -> Response:
     """A finished run as JSON."""
+    exchange.body = outcome.body
     exchange.log(200, summary=outcome.summary, usage=outcome.usage)
     return json_response(outcome.body or b"", exchange, headers=_summary_headers(outcome.summary))
 
 
 def failed(error: ProxyError, exchange: Exchange) -> Response:
     status = error.http_status()
+    exchange.error = error.message
     exchange.log(status, code=error.code, summary=error.summary, usage=error.usage)
     headers = {**_summary_headers(error.summary), **error.headers()}
     return json_response(orjson.dumps(error.body()), exchange, status, headers)
@@ -152,13 +224,15 @@ class EventStream(Iterator[bytes]):
         if outcome is None:
             self._exchange.log(499, code="client_gone")
         else:
-            code = "-" if outcome.error is None else outcome.error.code
+            code = "-"
+            if outcome.error is not None:
+                code, self._exchange.error = outcome.error.code, outcome.error.message
             self._exchange.log(200, code=code, summary=outcome.summary, usage=outcome.usage)
 
 
 def event_stream(body: EventStream, exchange: Exchange) -> Response:
     response = Response(body, content_type="text/event-stream; charset=utf-8")
-    response.headers["x-request-id"] = exchange.id
+    response.headers.update(exchange.headers)
     response.headers["Cache-Control"] = "no-cache"
     # nginx in front would otherwise collect the stream.
     response.headers["X-Accel-Buffering"] = "no"
@@ -173,15 +247,10 @@ def _summary_headers(summary: Mapping[str, Any]) -> dict[str, str]:
     }
     if summary.get("skipped"):
         headers["x-optillm-skipped"] = "; ".join(summary["skipped"])
+    if summary.get("shared") and not summary["calls"]:
+        headers["x-optillm-shared"] = ",".join(sorted(summary["shared"]))
     if summary.get("members_missing"):
         # A model may have any name.
         names = (quote(name, safe=_SAFE) for name in summary["members_missing"])
         headers["x-optillm-members-missing"] = ",".join(names)
     return headers
-
-
-def _word(text: str) -> str:
-    """``text`` as one logfmt value."""
-    if text.isprintable() and not set(text) & set(' "='):
-        return text
-    return orjson.dumps(text).decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -13,8 +13,9 @@ from proxy.chat import Reply
 from proxy.errors import ProxyError, UpstreamError, UpstreamInvalid
 from proxy.run.fan import depth
 from proxy.run.scope import Run
+from proxy.telemetry.record import new_span_id
 from proxy.upstream.port import Call, Json
-from proxy.wire.assemble import Assembler
+from proxy.wire.assemble import Assembler, completion
 
 #: Seconds that a call may wait because a provider has asked for a pause.
 _PATIENCE = 10.0
@@ -27,16 +28,28 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
     each attempt that a pool makes is an entry of its own.
     """
 
-    __slots__ = ("_choices", "_record", "_role", "_run", "call")
+    __slots__ = ("_approach", "_beside", "_choices", "_record", "_role", "_run", "call")
 
     def __init__(
-        self, run: Run, call: Call, role: str, choices: int = 1, *, patient: bool = True
+        self,
+        run: Run,
+        call: Call,
+        role: str,
+        choices: int = 1,
+        *,
+        approach: str = "none",
+        patient: bool = True,
     ) -> None:
         run.budget.check(choices)
         self._run = run
         self._role = role
+        self._approach = approach
         self._choices = choices
-        self._record = run.ledger.begin(role, call.model, depth.get() + 1, choices)
+        self._beside: _Beside | None = None
+        self._record = run.ledger.begin(role, call.model, depth.get() + 1, choices, approach)
+        trace = run.caller.trace
+        if trace is not None:
+            self._record.span = new_span_id()
         self.call = replace(
             call,
             owner=run,
@@ -44,6 +57,7 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
             deadline=run.deadline,
             patience=_PATIENCE if patient else 0.0,
             watch=self,
+            traceparent="" if trace is None else trace.header_of(self._record.span),
         )
 
     def __enter__(self) -> recorded:
@@ -55,12 +69,16 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._beside is not None and self._beside._record.end is None:
+            self._beside.__exit__(kind, error, traceback)
         if isinstance(error, ProxyError):
             self.end(error.code)
             if isinstance(error, UpstreamError):
                 self._run.attendance.miss(self.call.model, error)
         elif isinstance(error, asyncio.CancelledError | GeneratorExit) or error is None:
             # Left before the answer was complete: whoever reads it has seen enough.
+            if self._record.end is None:
+                self._record.why = self._run.why_cancelled
             self.end("cancelled")
             if self._record.first is not None:
                 self._waited_for()
@@ -71,8 +89,15 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         ledger, record = self._run.ledger, self._record
         if record.end is not None:
             record.repeated = True
-            self._record = ledger.begin(self._role, record.model, record.round, self._choices)
+            span, record.span = record.span, ""
+            self._record = ledger.begin(
+                self._role, record.model, record.round, self._choices, self._approach
+            )
+            self._record.span = span
+            self._record.instead_of = record.provider
         ledger.sent(self._record, provider)
+        if ledger.texts:
+            self._record.request = {"model": self.call.model, **self.call.body}
 
     def missed(self, error: UpstreamError) -> None:
         self._run.ledger.end(self._record, error.code)
@@ -85,12 +110,24 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         if text not in skipped:
             skipped.append(text)
 
+    def shared(self, source: str) -> None:
+        self._run.ledger.share(self._record, source)
+
+    def beside(self) -> _Beside:
+        self._beside = _Beside(self)
+        return self._beside
+
     def replied(self) -> None:
         """The first bytes of an answer are here."""
         if self._record.first is None:
             self._record.first = self._run.ledger.now()
             if self._run.replied is not None:
                 self._run.replied()
+
+    def keep(self, answer: Callable[[], Json]) -> None:
+        """Remember what makes the answer, where somebody wants to read it."""
+        if self._run.ledger.texts:
+            self._record.answer = answer
 
     def done(self, usage: Mapping[str, Any] | None) -> None:
         """The answer is complete."""
@@ -101,18 +138,59 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
 
     def _waited_for(self) -> None:
         """What follows in this task has seen of this call's answer."""
-        depth.set(max(depth.get(), self._record.round))
+        if not self._record.shared:
+            depth.set(max(depth.get(), self._record.round))
 
     def end(self, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
         if self._record.end is None:
             self._run.ledger.end(self._record, outcome, usage)
 
 
-async def complete(run: Run, call: Call, role: str, choices: int = 1) -> list[Reply]:
+class _Beside(recorded):
+    """A second attempt at a recorded call; implements `proxy.upstream.port.Rival`."""
+
+    __slots__ = ("_first",)
+
+    def __init__(self, first: recorded) -> None:
+        self._first = first
+        self._run, self._role, self._approach = first._run, first._role, first._approach
+        self._choices, self._beside, self.call = first._choices, None, first.call
+        record = first._record
+        self._record = self._run.ledger.begin(
+            record.role, record.model, record.round, record.choices, record.approach
+        )
+        self._record.repeated = True
+
+    def sent(self, provider: str) -> None:
+        super().sent(provider)
+        # No budget pays for it twice.
+        self._record.repeated = True
+
+    def won(self) -> None:
+        ahead, behind = self._record, self._first._record
+        if behind.end is None:
+            behind.why = "overtaken"
+            self._run.ledger.end(behind, "cancelled")
+        ahead.repeated, behind.repeated = False, True
+        ahead.span, behind.span = behind.span, ""
+        self._first._record, self._record = ahead, behind
+
+    def lost(self, error: UpstreamError | None) -> None:
+        if error is not None:
+            self.end(error.code)
+        elif self._record.end is None:
+            self._record.why = "overtaken"
+            self.end("cancelled")
+
+
+async def complete(
+    run: Run, call: Call, role: str, choices: int = 1, *, approach: str = ""
+) -> list[Reply]:
     """One call, one reply for each choice that came back (an upstream may ignore ``n``)."""
     async with run.slot():
-        with recorded(run, call, role, choices) as recording:
+        with recorded(run, call, role, choices, approach=approach) as recording:
             answer = await run.upstream.complete(recording.call)
+            recording.keep(lambda: answer)
             usage = _usage(answer)
             recording.done(usage)
     return [
@@ -155,14 +233,20 @@ class Incoming:
         """What has arrived so far; the whole reply once the iteration has ended."""
         return self._assembler.reply(model=self._model, usage=self._usage)
 
+    def completion(self) -> Json:
+        """The same as a JSON body."""
+        return completion({0: self._assembler}, self._model, self._usage)
+
 
 @asynccontextmanager
-async def stream(run: Run, call: Call, role: str) -> AsyncIterator[Incoming]:
+async def stream(run: Run, call: Call, role: str, *, approach: str = "") -> AsyncIterator[Incoming]:
     """One streamed call. Leaving early closes its connection."""
     async with run.slot():
-        with recorded(run, call, role) as recording:
+        with recorded(run, call, role, approach=approach) as recording:
             async with run.upstream.stream(recording.call) as chunks:
-                yield Incoming(chunks, recording, call.model)
+                incoming = Incoming(chunks, recording, call.model)
+                recording.keep(incoming.completion)
+                yield incoming
 
 
 def _usage(answer: Json) -> Mapping[str, Any] | None:

@@ -71,8 +71,6 @@ class Engine:
         slots.claim()
         self.pools = Pools(settings, slots, connect)
         self.catalog = Catalog(self.pools)
-        #: By ensemble, how often a member could not be asked.
-        self.members_missing = dict.fromkeys(settings.ensembles, 0)
         self._runs: set[Run] = set()
         self._ends_at: float | None = None
         self._chores = [
@@ -97,12 +95,16 @@ class Engine:
         await self.services.calculator.close()
         await self.pools.close()
 
-    async def answer(self, plan: Plan, caller: Caller, sink: Sink) -> Outcome:
+    async def answer(
+        self, plan: Plan, caller: Caller, sink: Sink, ledger: Ledger | None = None
+    ) -> Outcome:
         """Run a plan: to a JSON body, or into ``sink`` where the client streams.
+
+        ``ledger`` is filled on the way.
 
         Raises `ProxyError` as long as nothing has been put into ``sink``.
         """
-        run = self._run(plan, caller)
+        run = self._run(plan, caller, ledger or Ledger())
         envelope = Envelope(plan.request.endpoint, plan.handle or plan.base)
         self._runs.add(run)
         try:
@@ -112,7 +114,7 @@ class Engine:
                     if plan.untouched
                     else self._collect(run, plan, envelope)
                 )
-            stream = Stream(sink, envelope, plan.total_choices)
+            stream = Stream(sink, envelope, plan.total_choices, run.ledger)
             try:
                 return await self._stream(run, plan, stream)
             finally:
@@ -125,8 +127,6 @@ class Engine:
             raise raised from error.__cause__
         finally:
             self._runs.discard(run)
-            if plan.ensemble is not None:
-                self.members_missing[plan.ensemble] += len(run.attendance.missing)
 
     def _suggested(self, error: ProxyError, plan: Plan) -> ModelNotFound:
         """The same with what may have been meant."""
@@ -143,8 +143,7 @@ class Engine:
             for run in list(self._runs):
                 run.tick(now)
 
-    def _run(self, plan: Plan, caller: Caller) -> Run:
-        ledger = Ledger()
+    def _run(self, plan: Plan, caller: Caller, ledger: Ledger) -> Run:
         ledger.skipped.extend(reason for branch in plan.branches for reason in branch.skipped)
         run = Run(
             services=self.services,
@@ -157,6 +156,7 @@ class Engine:
             caller=caller,
             play=play,
             fanout=Fanout(self._settings.max_fanout),
+            task=asyncio.current_task(),
         )
         if self._ends_at is not None:
             run.hurry(self._ends_at)
@@ -220,11 +220,16 @@ class Engine:
         run.replied = stream.open
         progress = self._tells_progress(plan)
         outlets = [
-            Streamed(stream, index, progress=progress) for index in range(plan.total_choices)
+            Streamed(stream, index, progress=progress, told=run.ledger.told(index))
+            for index in range(plan.total_choices)
         ]
         ended = await _play_all(run, plan, outlets)
         usage = run.ledger.total_usage() if plan.request.include_usage else None
         finish = [(end.index, end.finish_reason) for end in ended]
+        for index, reason in finish:
+            told = run.ledger.told(index)
+            if told is not None:
+                told.finish_reason = reason
         return stream.envelope.last(finish, usage, self._summary(run, plan))
 
     def _tells_progress(self, plan: Plan) -> bool:

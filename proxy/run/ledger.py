@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from proxy.wire.assemble import Assembler
+
+if TYPE_CHECKING:
+    from proxy.chat import Reply
 
 
 @dataclass(slots=True)
@@ -20,19 +26,34 @@ class CallRecord:
     round: int
     choices: int
     start: float
+    #: The approach that made it.
+    approach: str = ""
     provider: str | None = None
     #: When it was sent, after any waiting for room at a provider.
     sent: float | None = None
     first: float | None = None
     end: float | None = None
     outcome: str = "waiting"
+    #: Why it was cancelled: "decided", "client_gone", "deadline", "shutdown" or "overtaken" (by
+    #: another attempt at the same call); else ''.
+    why: str = ""
+    #: Its id in the request's trace; '' where nobody follows that.
+    span: str = ""
     #: Another attempt took its place.
     repeated: bool = False
+    #: The provider at which the attempt failed whose place this one took.
+    instead_of: str | None = None
+    #: No call was made: ``provider`` says where the answer is from, "cache" or "flight".
+    shared: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    #: What was asked, and what makes the answer as far as it has come; None unless texts are kept.
+    request: Mapping[str, Any] | None = field(default=None, repr=False)
+    answer: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "approach": self.approach,
             "role": self.role,
             "model": self.model,
             "provider": self.provider,
@@ -43,9 +64,38 @@ class CallRecord:
             "first": None if self.first is None else round(self.first, 4),
             "end": None if self.end is None else round(self.end, 4),
             "outcome": self.outcome,
+            "why": self.why or None,
+            "shared": self.shared,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of those that a decision was made among."""
+
+    #: The reply, or the answer that several of them come to. Its text is for nobody's eyes unless
+    #: the operator wants texts kept.
+    said: Reply | str = field(repr=False)
+    #: What it got: votes, or a rating; None where it got none.
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How an approach came to its answer, or to a step on the way."""
+
+    #: The approach, and the kind of decision: vote, rating, selection, check.
+    approach: str
+    kind: str
+    candidates: tuple[Candidate, ...]
+    #: The index of the candidate that won; None where none did.
+    winner: int | None
+    #: Seconds since the request began.
+    at: float
+    #: Why, in a few words: "4 of 5 agree".
+    why: str = ""
 
 
 @dataclass(slots=True)
@@ -58,14 +108,23 @@ class Ledger:
     unreported: int = 0
     skipped: list[str] = field(default_factory=list)
     exhausted: str | None = None
+    decisions: list[Decision] = field(default_factory=list)
+    #: Whether what is asked and answered is kept: the operator wants to read it.
+    texts: bool = False
+    #: By choice, what a client that reads along has been told, where texts are kept.
+    streamed: dict[int, Assembler] = field(default_factory=dict)
+    #: When the first content of a stream went out to the client.
+    spoken: float | None = None
     watch: Callable[[CallRecord], None] | None = None
 
     def now(self) -> float:
         return time.monotonic() - self.began
 
-    def begin(self, role: str, model: str, round_: int, choices: int = 1) -> CallRecord:
+    def begin(
+        self, role: str, model: str, round_: int, choices: int = 1, approach: str = ""
+    ) -> CallRecord:
         """A call is to be made; it counts as made once it is `sent`."""
-        record = CallRecord(role, model, round_, choices, start=self.now())
+        record = CallRecord(role, model, round_, choices, start=self.now(), approach=approach)
         self.calls.append(record)
         return record
 
@@ -75,6 +134,11 @@ class Ledger:
         record.outcome = "running"
         if self.watch is not None:
             self.watch(record)
+
+    def share(self, record: CallRecord, source: str) -> None:
+        """No call is made for it; ``source`` is where its answer is from."""
+        record.shared = True
+        self.sent(record, source)
 
     def end(self, record: CallRecord, outcome: str, usage: Mapping[str, Any] | None = None) -> None:
         record.end = self.now()
@@ -89,25 +153,51 @@ class Ledger:
             both = record.prompt_tokens + record.completion_tokens
             total = _count(usage.get("total_tokens")) or both
             add_usage(self.usage, {**usage, "total_tokens": total})
-        else:
+        elif not record.shared:
             self.unreported += 1
         if self.watch is not None:
             self.watch(record)
 
+    def told(self, index: int) -> Assembler | None:
+        """What is to hear all that the choice at ``index`` streams; None: nobody wants to."""
+        return self.streamed.setdefault(index, Assembler()) if self.texts else None
+
+    def decide(
+        self,
+        approach: str,
+        kind: str,
+        candidates: Iterable[tuple[Reply | str, float | None]],
+        winner: int | None,
+        why: str = "",
+    ) -> None:
+        """Remember how ``approach`` chose."""
+        told = tuple(Candidate(said, score) for said, score in candidates)
+        self.decisions.append(Decision(approach, kind, told, winner, self.now(), why))
+
     @property
     def choices(self) -> int:
         """Calls as they are billed and declared: one for each choice asked for."""
-        return sum(record.choices for record in self.calls if record.sent is not None)
+        return sum(record.choices for record in self._made)
 
     @property
     def committed(self) -> int:
         """The same for a budget: with calls that wait, without those that were repeated."""
-        return sum(record.choices for record in self.calls if not record.repeated)
+        return sum(r.choices for r in self.calls if not (r.repeated or r.shared))
 
     @property
     def rounds(self) -> int:
         """The longest chain of calls that waited for each other."""
-        return max((record.round for record in self.calls if record.sent is not None), default=0)
+        return max((record.round for record in self._made), default=0)
+
+    @property
+    def _made(self) -> list[CallRecord]:
+        """The calls that were."""
+        return [r for r in self.calls if r.sent is not None and not r.shared]
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """How many answers there are for which no call was made, by where they are from."""
+        return dict(Counter(r.provider for r in self.calls if r.shared and r.provider))
 
     def anything_beside(self, record: CallRecord) -> bool:
         """Whether another call of the same round has come back, or may still."""
@@ -132,7 +222,7 @@ class Ledger:
 
     def usual_duration(self) -> float | None:
         """Mean seconds of the calls that came back, or None before any did."""
-        done = [r.end - r.start for r in self.calls if r.end is not None and r.outcome == "ok"]
+        done = [r.end - r.start for r in self._made if r.end is not None and r.outcome == "ok"]
         return sum(done) / len(done) if done else None
 
     def summary(self, approach: str, *, trace: bool) -> dict[str, Any]:
@@ -145,6 +235,8 @@ class Ledger:
             "skipped": self.skipped,
             "unreported_calls": self.unreported,
         }
+        if shared := self.shared:
+            summary["shared"] = shared
         if trace:
             summary["trace"] = [r.as_json() for r in self.calls if r.sent is not None]
         return summary

@@ -10,6 +10,7 @@ from proxy.run.ledger import complete_usage
 from proxy.run.scope import Run
 from proxy.run.stream import Stream
 from proxy.upstream.port import Call, Json
+from proxy.wire.assemble import completion
 from proxy.wire.request import ChatRequest
 
 
@@ -26,6 +27,7 @@ async def forward(run: Run, call: Call, choices: int) -> Json:
     with calls.recorded(run, call, "final", choices, patient=False) as recording:
         async with run.clock():
             answer = await run.upstream.complete(recording.call)
+        recording.keep(lambda: answer)
         usage = answer.get("usage")
         recording.done(usage if isinstance(usage, dict) else None)
     return answer
@@ -46,6 +48,7 @@ async def forward_stream(
     call = run.call(call.model, body)
     with calls.recorded(run, call, "final", choices, patient=False) as recording:
         async with run.clock(), run.upstream.stream(recording.call) as batches:
+            recording.keep(lambda: completion(run.ledger.streamed, call.model, usage))
             async for batch in batches:
                 ready: list[bytes] = []
                 for chunk in batch:
@@ -55,6 +58,10 @@ async def forward_stream(
                         if not chunk.get("choices"):
                             continue
                         chunk.pop("usage")
+                    for choice in _choices(chunk):
+                        told = run.ledger.told(choice.get("index", 0))
+                        if told is not None:
+                            told.add(choice)
                     ends = [c.get("index", 0) for c in _choices(chunk) if c.get("finish_reason")]
                     finished.update(ends)
                     if ends:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from proxy.chat import Chat, Filter, Reply
 from proxy.ensembles import Team
+from proxy.errors import UpstreamError
 from proxy.run.attendance import Attendance
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.pipeline import Node
     from proxy.registry import Registry
     from proxy.run.calculator import Calculator
+    from proxy.telemetry.record import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class Caller:
 
     tenant: str = ""
     hops: str = ""
+    #: The trace that its calls carry on; None where nobody follows it.
+    trace: Trace | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +74,8 @@ class Run:
     replied: Callable[[], None] | None = None
     attendance: Attendance = field(default_factory=Attendance)
     play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None
+    #: What is cancelled once nobody waits for the answer any more.
+    task: asyncio.Task[Any] | None = None
     clocks: set[asyncio.Timeout] = field(default_factory=set)
 
     @asynccontextmanager
@@ -79,7 +90,17 @@ class Run:
 
     def call(self, model: str, body: Mapping[str, Any], ours: frozenset[str] = frozenset()) -> Call:
         """A call made for this request; ``ours`` are the members that the client has not set."""
-        return Call(model, body, self.caller.hops, ours=ours)
+        return Call(model, body, self.caller.hops, self.caller.tenant, ours=ours)
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """Raise `TooFewMembers` where a failed call leaves an ensemble with too few proposers."""
+        try:
+            yield
+        except UpstreamError:
+            if self.team.mixed:
+                self.attendance.check(self.team, self.ledger.under_way)
+            raise
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """Room for one more call; waited for."""
@@ -99,6 +120,17 @@ class Run:
         """Bring the deadline forward: this process is told to stop."""
         self.stopping = True
         self.deadline = min(self.deadline, deadline)
+
+    @property
+    def why_cancelled(self) -> str:
+        """What a call is cancelled for at this moment, as `CallRecord.why` says it."""
+        late = self.time_left <= 0
+        left = self.task is not None and self.task.cancelling() > 0
+        if not (late or left):
+            return "decided"
+        if self.stopping:
+            return "shutdown"
+        return "deadline" if late else "client_gone"
 
     @property
     def time_left(self) -> float:

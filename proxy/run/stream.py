@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from proxy.chat import Reply
-from proxy.wire.assemble import deltas_of
+from proxy.run.ledger import Ledger
+from proxy.wire.assemble import Assembler, deltas_of
 from proxy.wire.response import Envelope
 from proxy.wire.sse import DONE, KEEP_ALIVE, comment
 
@@ -31,11 +32,12 @@ class Sink(Protocol):
 class Stream:
     """All choices of a streamed response share one."""
 
-    def __init__(self, sink: Sink, envelope: Envelope, choices: int) -> None:
+    def __init__(self, sink: Sink, envelope: Envelope, choices: int, ledger: Ledger) -> None:
         self._loop = asyncio.get_running_loop()
         self._sink = sink
         self.envelope = envelope
         self._choices = choices
+        self._ledger = ledger
         self.opened = False
         self._wrote_at = self._loop.time()
         self._timer = self._loop.call_later(HOLD_HEAD, self.open)
@@ -60,6 +62,8 @@ class Stream:
         if opens and not self.opened:
             self._opening()
         self.open()
+        if self._ledger.spoken is None:
+            self._ledger.spoken = self._ledger.now()
         self.put(data)
         await self._sink.room()
 
@@ -93,14 +97,24 @@ class Streamed:
 
     live = True
 
-    def __init__(self, stream: Stream, index: int, *, progress: bool = False) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        index: int,
+        *,
+        progress: bool = False,
+        told: Assembler | None = None,
+    ) -> None:
         self._stream = stream
         self._index = index
         self._progress = progress
+        self._told = told
         self.begun = False
 
     async def delta(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
         self.begun = True
+        if self._told is not None:
+            self._told.delta(delta)
         await self._stream.write(self._stream.envelope.chunk(self._index, delta, logprobs))
 
     async def reply(self, reply: Reply) -> None:

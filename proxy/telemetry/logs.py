@@ -14,7 +14,7 @@ from collections import deque
 from logging.handlers import QueueHandler, QueueListener
 from typing import TextIO
 
-LEVELS = ("debug", "info", "warning", "error", "critical")
+from proxy.telemetry.log_lines import Fields, Format, formatter
 
 #: How long a line may wait to be written.
 _EVERY = 0.05
@@ -40,7 +40,8 @@ class _Records:
 class _Put(QueueHandler):
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """The message is made here, where its arguments still are what they were."""
-        record.msg, record.args = record.getMessage(), None
+        if not isinstance(record.msg, Fields):
+            record.msg, record.args = record.getMessage(), None
         return record
 
 
@@ -51,16 +52,9 @@ class _Writer(logging.Handler):
         super().__init__()
         self._stream = stream
         self._lines: list[str] = []
-        self._second = -1
-        self._stamp = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if int(record.created) != self._second:
-            self._second = int(record.created)
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._second))
-        self._lines.append(
-            f"{self._stamp} {record.levelname} {record.name} {self.format(record)}\n"
-        )
+        self._lines.append(f"{self.format(record)}\n")
 
     def write_out(self) -> None:
         if self._lines:
@@ -69,13 +63,12 @@ class _Writer(logging.Handler):
             self._stream.flush()
 
 
-def start_logging(level: str) -> None:
+def start_logging(level: str, form: Format) -> None:
     """Send every logger of this process to stderr; call it after the fork."""
     writer = _Writer(sys.stderr)
+    writer.setFormatter(formatter(form))
     records = _Records(writer)
-    root = logging.getLogger()
-    root.handlers = [_Put(records)]
-    root.setLevel(level.upper())
+    _configure(level, _Put(records))
     listener = QueueListener(records, writer)
     listener.start()
 
@@ -84,3 +77,17 @@ def start_logging(level: str) -> None:
         writer.write_out()
 
     atexit.register(stop)
+
+
+def log_to_stderr(level: str, form: Format) -> None:
+    """The master's own few lines, without a thread; workers switch to the queue."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(form))
+    _configure("warning" if level == "info" else level, handler)
+
+
+def _configure(level: str, handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)

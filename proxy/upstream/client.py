@@ -105,7 +105,7 @@ class Client:
             async with self._session.post(
                 self._url(call.model),
                 data=orjson.dumps(body),
-                headers=await self._headers(call.hops),
+                headers=await self._headers(call.hops, call.traceparent),
                 allow_redirects=False,
             ) as response:
                 received = await self._read(response)
@@ -136,8 +136,10 @@ class Client:
             body["headers"] = {**(given if isinstance(given, dict) else {}), HEADER: call.hops}
         return body
 
-    async def _headers(self, hops: str) -> dict[str, str] | None:
+    async def _headers(self, hops: str, traceparent: str = "") -> dict[str, str] | None:
         own = {HEADER: hops} if hops and hops != self._own else {}
+        if traceparent:
+            own["traceparent"] = traceparent
         if self._token is not None:
             own["Authorization"] = await self._token.header()
         return own or None
@@ -157,7 +159,7 @@ class Client:
             response = await self._session.post(
                 self._url(call.model),
                 data=orjson.dumps(body),
-                headers=await self._headers(call.hops),
+                headers=await self._headers(call.hops, call.traceparent),
                 allow_redirects=False,
             )
             if response.status == 200 and response.content_type != "application/json":

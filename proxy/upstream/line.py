@@ -92,16 +92,22 @@ class Line:
     def under_way(self) -> int:
         return sum(request.held for request in self._requests.values())
 
+    def entered(self, call: Call, lane: Lane) -> bool:
+        """Take a slot in ``lane`` where there is one at once; whether there was."""
+        # What is not limited is not shared with other workers either.
+        before = self._slots.waiting if lane.wanted else len(self._waiters)
+        if before or not self._take(call, lane):
+            return False
+        self._turn = max(self._turn, self._due(call).due)
+        return True
+
     async def enter(self, call: Call, lanes: Sequence[Lane]) -> Lane:
         """Wait for a slot in one of ``lanes``; the first is preferred for half a second.
 
         Raises `QueueFull` where the call may not wait, has waited too long, or could not be
         answered before its deadline any more.
         """
-        # What is not limited is not shared with other workers either.
-        before = self._slots.waiting if lanes[0].wanted else len(self._waiters)
-        if not before and self._take(call, lanes[0]):
-            self._turn = max(self._turn, self._due(call).due)
+        if self.entered(call, lanes[0]):
             return lanes[0]
         now = asyncio.get_running_loop().time()
         self._check(call, now)

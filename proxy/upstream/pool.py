@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,8 +20,10 @@ from proxy.errors import (
 )
 from proxy.settings import Settings
 from proxy.upstream.blame import Blame, blame
+from proxy.upstream.breaker import State
 from proxy.upstream.client import Client, Network
 from proxy.upstream.config import PoolConfig, ProviderConfig
+from proxy.upstream.hedging import Hedging, NoSpare
 from proxy.upstream.limits import TURNS, limits
 from proxy.upstream.line import Lane, Line
 from proxy.upstream.port import Call, Endpoint, Json
@@ -74,6 +76,7 @@ class Pool:
         self._strategy = strategies()[config.strategy](lambda: slots.count(turns))
         self._line = Line(slots, config.queue, shared=settings.workers > 1)
         self._budget = RetryBudget(loop.time)
+        self._hedging = Hedging(loop.time) if settings.sharing.hedge else None
         self._now = loop.time
 
     @property
@@ -90,6 +93,10 @@ class Pool:
         """How each provider is."""
         return [provider.report() for provider in self._providers]
 
+    def states(self) -> Iterator[tuple[str, State]]:
+        """Each provider, and its breaker's state."""
+        return ((provider.name, provider.state) for provider in self._providers)
+
     def native_n(self, model: str) -> bool:
         """Whether several samples of ``model`` can be had as one call's choices."""
         return all(
@@ -100,12 +107,14 @@ class Pool:
         )
 
     async def complete(self, call: Call) -> Json:
-        tries = Tries(call)
+        return await self._answered(Tries(call))
+
+    async def _answered(self, tries: Tries) -> Json:
         while True:
             async with Turn(self, tries) as turn:
-                answer = await turn.complete()
-                turn.succeeded()
-                return answer
+                if self._hedging is None:
+                    return await turn.answer()
+                return await self._hedging.answer(turn, self._answered)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
@@ -169,6 +178,8 @@ class Pool:
         if tries.again is not None:
             provider, tries.again = tries.again, None
             return provider, await self._line.enter(call, [provider.lane(call.model)])
+        if tries.beside is not None:
+            return self._spare(tries, tries.beside)
         while True:
             candidates = self._candidates(tries)
             if not candidates:
@@ -187,6 +198,16 @@ class Pool:
                 return provider, lane
             # It has failed while the call waited for it.
             self._line.leave(call, lane)
+
+    def _spare(self, tries: Tries, beside: Provider) -> tuple[Provider, Lane]:
+        """Whom to ask beside ``beside``, with a slot there; raises `NoSpare`."""
+        call = tries.call
+        ready = [each for each in self._candidates(tries) if not each.closed(call.model)]
+        for provider in [each for each in ready if each is not beside] or ready:
+            lane = provider.lane(call.model)
+            if self._line.entered(call, lane):
+                return provider, lane
+        raise NoSpare("No provider has room for a second attempt.")
 
     def _candidates(self, tries: Tries) -> list[Provider]:
         """Who may be asked now: the others first, those for emergencies when these have failed."""
@@ -269,7 +290,7 @@ class Pool:
     def another(self, tries: Tries, provider: Provider, error: UpstreamError) -> bool:
         """Whether the call goes to another provider after ``error``, or to the same once more."""
         cause = provider.failed(tries.call.model, error)
-        if cause is Blame.CLIENT:
+        if cause is Blame.CLIENT or tries.beside is not None:
             return False
         if cause is not Blame.LACKS_MODEL or tries.last is None or _forgivable(tries.last):
             # That one has no such model says nothing where another has it, and failed.

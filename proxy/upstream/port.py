@@ -33,6 +33,26 @@ class Watch(Protocol):
         """Something that the client should know: what a provider could not do."""
         ...
 
+    def shared(self, source: str) -> None:
+        """No attempt was made: the answer was there (``cache``), or is another's (``flight``)."""
+        ...
+
+    def beside(self) -> Rival:
+        """A second attempt is to be made beside the one that is under way."""
+        ...
+
+
+class Rival(Watch, Protocol):
+    """Told what becomes of a second attempt, which runs beside the first."""
+
+    def won(self) -> None:
+        """Its answer is the call's; the first attempt is given up, or has failed."""
+        ...
+
+    def lost(self, error: UpstreamError | None) -> None:
+        """It failed with ``error`` or was given up; means nothing once it has `won`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -42,6 +62,8 @@ class Call:
     body: Mapping[str, Any]
     #: The instances that this request has passed through, ours last (`proxy.hops`).
     hops: str = ""
+    #: Whose it is, as a digest of the key: an answer is never another's.
+    tenant: str = ""
     #: The request that makes the call: requests, not calls, share out what is scarce.
     owner: object = None
     #: How deep in its request the call is; what is nearly done goes first.
@@ -53,6 +75,8 @@ class Call:
     #: Members of the body that the proxy has set of its own accord, and may leave out again.
     ours: frozenset[str] = frozenset()
     watch: Watch | None = None
+    #: W3C trace context, to be sent along; '' for none.
+    traceparent: str = ""
 
 
 class Endpoint(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import UpstreamError, UpstreamInvalid
 from proxy.upstream.conversion import chunks_of, says_something, whole
-from proxy.upstream.port import Call, Json
+from proxy.upstream.port import Call, Json, Watch
 from proxy.upstream.provider import Provider
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Tries:
     waited: float = 0.0
     #: A provider has said that it has no such model.
     lacking: bool = False
+    #: Whom the attempt asks that this one is made beside: it goes elsewhere where it can, only
+    #: where there is room at once, and once.
+    beside: Provider | None = None
 
 
 class Turn:
@@ -95,7 +98,27 @@ class Turn:
             self._log("cancelled")
         return False
 
-    async def complete(self) -> Json:
+    @property
+    def name(self) -> tuple[str, str]:
+        """Who is asked, and for which model."""
+        return self._provider.name, self._tries.call.model
+
+    @property
+    def second(self) -> bool:
+        """Whether it is made beside another one."""
+        return self._tries.beside is not None
+
+    def another(self, watch: Watch | None) -> Tries:
+        """What is to be tried beside this attempt, and told to ``watch``."""
+        return Tries(replace(self._tries.call, watch=watch), beside=self._provider)
+
+    async def answer(self) -> Json:
+        """The whole answer, taken note of."""
+        answer = await self._complete()
+        self.succeeded()
+        return answer
+
+    async def _complete(self) -> Json:
         """The whole answer, streamed where that is how this provider notices a hang-up."""
         client = self._provider.client
         if self.call.body.get("stream"):
@@ -126,7 +149,7 @@ class Turn:
             async for batch in chunks:
                 yield [self._renamed(chunk) for chunk in batch] if mapped else batch
         except UpstreamError as error:
-            self._fail(error)
+            self.failed(error)
             raise
         self.succeeded()
 
@@ -140,7 +163,7 @@ class Turn:
         self._provider.succeeded(self._tries.call.model)
         self._log("ok")
 
-    def _fail(self, error: UpstreamError) -> None:
+    def failed(self, error: UpstreamError) -> None:
         self._decided = True
         self._provider.failed(self._tries.call.model, error)
         self._log(error.code)

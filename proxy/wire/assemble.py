@@ -26,7 +26,8 @@ class Assembler:
         """One chunk's choice: ``{"delta": ..., "finish_reason": ..., "logprobs": ...}``."""
         self.delta(choice.get("delta") or {})
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        for name, entries in (choice.get("logprobs") or {}).items():
+        logprobs = choice.get("logprobs")
+        for name, entries in logprobs.items() if isinstance(logprobs, Mapping) else ():
             if isinstance(entries, list | None):
                 self._logprobs.setdefault(name, []).extend(entries or ())
 
@@ -93,6 +94,21 @@ def _merge_function(function: dict[str, Any], fragment: Mapping[str, Any]) -> No
     for name, piece in fragment.items():
         if isinstance(piece, str):
             function[name] = function.get(name, "") + piece
+
+
+def completion(
+    choices: Mapping[int, Assembler], model: str, usage: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Choices by their index as the body of a response; one cut off has no ``finish_reason``."""
+    return {
+        "object": "chat.completion",
+        "model": model,
+        "choices": [
+            {"index": index, "message": said.message(), "finish_reason": said.finish_reason}
+            for index, said in sorted(choices.items())
+        ],
+        "usage": usage,
+    }
 
 
 def deltas_of(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,12 +50,11 @@ def models(sim: SimulatorThread) -> set[str]:
 
 def metric(proxy: InProcess) -> float:
     """How often a member of the ensemble was missing."""
-    (line,) = (
-        line
+    return sum(
+        float(line.split()[-1])
         for line in proxy.http.get("/metrics").text.splitlines()
-        if line.startswith(f'optillm_members_missing_total{{ensemble="{NAME}"}}')
+        if line.startswith(f'optillm_members_missing_total{{ensemble="{NAME}",')
     )
-    return float(line.split()[-1])
 
 
 class TestWhoPlaysWhat:

@@ -26,7 +26,7 @@ WRITTEN = {
     "EnvironmentFile=/etc/optillm-proxy/env\n"
     "ExecStart=/usr/bin/uv run optillm --host 127.0.0.1 --port 4021 \\\n"
     "  --base-url http://127.0.0.1:4001/v1 --approach moa --model qwen3 \\\n"
-    "  --optillm-api-key sk-clients --best-of-n 4 --mcts-depth 2 --batch-size 2\n",
+    "  --optillm-api-key sk-clients --best-of-n 4 --mcts-depth 2 --plugins-dir /p\n",
     ENV: "OPENAI_API_KEY=sk-up\nHF_TOKEN=hf_x\nOPTILLM_OPT_A_MODEL=moa-a\n",
     CONFIG: "providers: []\n",
 }
@@ -73,7 +73,7 @@ class TestTheWholeWay:
             "--best-of-n 4 --mcts-depth 2",
         ):
             assert words in line
-        assert "--batch-size" not in line
+        assert "--plugins-dir" not in line
         assert "User=nobody" in unit
         env = next(each for each in found.artifacts if each.path.name == "env").content.decode()
         assert 'OPENAI_API_KEY="sk-up"' in env

@@ -59,8 +59,10 @@ def test_one_of_them_in_full() -> None:
     assert facts["calls"] == "6"
     assert facts["rounds"] == "2"
     assert facts["use it for"] == discover()["bon"].mark.use
-    assert facts["treats"] == "text, images and files, response formats"
-    assert facts["left out of"] == "requests with tools"
+    assert facts["treats"] == "text, tools, images and files, response formats"
+    assert "left out of" not in facts
+    plain = approaches("rto").stdout
+    assert re.search(r"^left out of\s+requests with tools", plain, re.M)
     assert facts["OptiLLM's"] == "best_of_n is samples here"
     assert re.search(r"^samples\s+whole number from 1 to 64\s+3\s+candidates to draw$", page, re.M)
 

@@ -38,7 +38,7 @@ def model() -> Iterator[SimulatorThread]:
 def service(model: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests that start it without flags of their own."""
     log = tmp_path_factory.mktemp("ask") / "service.log"
-    running = start_process(["--base-url", model.url], log)
+    running = start_process(["--base-url", model.url, "--model", "own"], log)
     try:
         yield running.wait_healthy()
     finally:
@@ -171,6 +171,115 @@ def test_a_refusal_is_the_proxys_words_and_what_to_do(
     assert error["code"] == code
 
 
+def table(shown: str) -> dict[str, list[str]]:
+    """A comparison's rows by approach: answer, calls, rounds, tokens, time."""
+    heading, *lines = shown.partition("\n\n")[0].splitlines()
+    assert heading.split() == ["APPROACH", "ANSWER", "CALLS", "ROUNDS", "TOKENS", "TIME"]
+    cells = [re.split(r" {3,}", line) for line in lines]
+    return {name: rest for name, *rest in cells}
+
+
+def answers_below(shown: str) -> dict[str, str]:
+    """The whole answers by approach."""
+    _, *parts = re.split(r"^── (.+) ──$", shown, flags=re.MULTILINE)
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def test_several_approaches_are_compared(service: Service, sim: SimulatorThread) -> None:
+    sim.behave(latency=0.3)
+    result = ask(service, "--approach", "none, moa,re2 & bon", "sim", QUESTION)
+    assert result.exit_code == 0, result.stderr
+    compared = table(result.stdout)
+    assert {name: cells[1:3] for name, cells in compared.items()} == {
+        "none": ["1", "1"], "moa": ["5", "3"], "re2&bon": ["6", "2"],
+    }  # fmt: skip
+    for cells in compared.values():
+        assert cells[0].startswith("…")
+        assert cells[0].endswith("The final answer is \\boxed{391}.")
+        assert re.fullmatch(r"[\d,]+", cells[3])
+        assert re.fullmatch(r"\d+\.\d\d s", cells[4])
+    whole = answers_below(result.stdout)
+    assert list(whole) == list(compared)
+    assert all(text.startswith("Along path") for text in whole.values())
+    # Side by side: all of them begin at once.
+    assert sim.log.peak == 1 + 3 + 3
+    assert sorted(line.partition(" · ")[0] for line in result.stderr.splitlines()) == [
+        "moa", "none", "re2&bon",
+    ]  # fmt: skip
+
+
+def test_a_comparison_in_json_is_a_list(service: Service, sim: SimulatorThread) -> None:
+    result = ask(service, "--approach", "bon,mao", "sim", QUESTION, "--json", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert (found["status"], found["exit_code"], found["errors"]) == ("success", 0, [])
+    bon, mao = found["data"]
+    assert (bon["approach"], bon["error"]) == ("bon", None)
+    assert bon["answer"].endswith("\\boxed{391}.")
+    assert bon["optillm"]["calls"] == len(bon["optillm"]["trace"]) == 6
+    assert bon["usage"]["total_tokens"] > 0
+    assert (mao["approach"], mao["answer"], mao["error"]["code"]) == ("mao", "", "unknown_approach")
+
+
+def test_what_fails_is_shown_beside_what_does_not(service: Service, sim: SimulatorThread) -> None:
+    result = ask(service, "--approach", "none,mao", "sim", QUESTION)
+    assert result.exit_code == 0
+    assert table(result.stdout)["mao"][:4] == ["failed: unknown_approach", "–", "–", "–"]
+    assert "Did you mean 'moa'?" in answers_below(result.stdout)["mao"]
+    assert "mao · failed: unknown_approach" in result.stderr
+
+    every = ask(service, "--approach", "mao,bno", "sim", QUESTION, "--quiet")
+    assert (every.exit_code, every.stderr) == (1, "")
+    assert table(every.stdout).keys() == {"mao", "bno"}
+    found = json.loads(ask(service, "--approach", "mao,bno", "sim", "hi", "--json").stdout)
+    assert (found["status"], found["exit_code"]) == ("error", 1)
+    assert [error["code"] for error in found["errors"]] == ["unknown_approach"] * 2
+    assert [each["approach"] for each in found["data"]] == ["mao", "bno"]
+
+
+def test_a_stream_that_breaks_off_is_told_behind_what_it_said(
+    service: Service, sim: SimulatorThread
+) -> None:
+    sim.behave(chunk_interval=0.01, faults=(Fault("stream_cut"),))
+    result = ask(service, "--approach", "none,re2", "sim", QUESTION)
+    assert result.exit_code == 1
+    for text in answers_below(result.stdout).values():
+        assert text.startswith("Along path")
+        assert "failed: " in text
+
+
+def test_a_prefix_of_the_model_that_goes_first_is_said(
+    service: Service, sim: SimulatorThread
+) -> None:
+    compared = table(ask(service, "--approach", "none,bon", "bon-sim", QUESTION).stdout)
+    assert list(compared) == ["none (ran bon)", "bon"]
+
+
+def test_one_approach_is_an_ordinary_question(service: Service, sim: SimulatorThread) -> None:
+    result = ask(service, "--approach", "moa", "sim", QUESTION)
+    assert result.stdout.startswith("Along path")
+    assert len(rows(result.stderr)) == 5
+    assert result.stderr.splitlines()[-1].startswith("moa · 5 calls in 3 rounds")
+    refused = ask(service, "--approach", "mao", "sim", QUESTION)
+    assert "(unknown_approach)" in refusal(refused)
+
+
+def test_without_a_model_it_is_the_proxys_own(service: Service, sim: SimulatorThread) -> None:
+    assert table(ask(service, "--approach", "none,re2", QUESTION).stdout).keys() == {"none", "re2"}
+    assert {call.model for call in sim.log.records} == {"own"}
+    sim.reset()
+    assert ask(service, "--approach", "none", QUESTION).exit_code == 0
+    assert {call.model for call in sim.log.records} == {"own"}
+
+
+@pytest.mark.parametrize("names", ["none,,moa", ",none", "none,"])
+def test_a_list_with_a_name_missing_is_no_question(names: str, sim: SimulatorThread) -> None:
+    result = CliRunner().invoke(build(), ["ask", "--approach", names, "sim", QUESTION])
+    assert result.exit_code == 2
+    assert "--approach" in result.stderr
+    assert not sim.log.records
+
+
 def test_a_proxy_with_a_key(start_service: StartService, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("s3cret-kéy\n")
@@ -228,6 +337,16 @@ def test_interrupting_it_stops_the_upstream(
     assert slow_answer.wait(20) == 130
     assert eventually(lambda: sim.log.inflight == 0)
     assert sim.log.dropped == 1
+
+
+def test_interrupting_a_comparison_stops_all_of_it(service: Service, sim: SimulatorThread) -> None:
+    sim.behave(latency=60.0)
+    command = [*ENTRY, "ask", "--approach", "none,re2", "sim", QUESTION, "--url", service.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert eventually(lambda: sim.log.inflight == 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert eventually(lambda: sim.log.inflight == 0)
 
 
 def test_on_a_terminal_the_calls_are_live_and_in_colour(

@@ -106,12 +106,12 @@ def test_one_of_its_file_that_it_does_not_list_is_not_served_yet(make_box: MakeB
 
 def test_members_that_were_missed(make_box: MakeBox) -> None:
     def metric(name: str, count: str) -> str:
-        return f'optillm_members_missing_total{{ensemble="{name}"}} {count}'
+        return f'optillm_members_missing_total{{ensemble="{name}",model="b"}} {count}'
 
     finding = look(make_box, row("a", "b"), "a", "b", missed=metric(NAME, "3.0"))
     assert finding.status == "warn"
-    assert finding.saw == f"{NAME}: since its start the service could not ask a member 3 times"
-    assert finding.fix.startswith(f"see which one does not answer: optictl ensemble {NAME}")
+    assert finding.saw == f"{NAME}: since its start the service could not ask b 3 times"
+    assert finding.fix.startswith(f"see what becomes of it: optictl ensemble {NAME}")
     assert look(make_box, row("a", "b"), "a", "b", missed=metric(NAME, "0.0")).status == "ok"
     other = metric("opt-gone-high-s", "1.0")
     assert look(make_box, row("a", "b"), "a", "b", missed=other).status == "ok"

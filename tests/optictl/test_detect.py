@@ -86,10 +86,12 @@ class TestCommandLine:
         assert any("switched by: optictl degrade" in note for note in found.notes)
 
     def test_flags_that_we_do_not_have_are_named(self, tmp_path: Path) -> None:
-        found = unit(tmp_path, f"/x/optillm --batch-size 3 --launch-gui --cepo_x=1 {FLAGS}")
-        assert found.unknown == ["--batch-size 3", "--launch-gui", "--cepo_x 1"]
+        found = unit(tmp_path, f"/x/optillm --plugins-dir /p --launch-gui --cepo_x=1 {FLAGS}")
+        assert found.unknown == ["--plugins-dir /p", "--launch-gui", "--cepo_x 1"]
         assert values(found)["proxy.port"] == 4021
-        assert all(f"{flag} yet" in "\n".join(found.notes) for flag in ("--batch-size", "--cepo_x"))
+        assert all(
+            f"{flag} yet" in "\n".join(found.notes) for flag in ("--plugins-dir", "--cepo_x")
+        )
 
     def test_one_of_two_commands(self, tmp_path: Path) -> None:
         found = unit(tmp_path, "/bin/true --port 1", f"ExecStart=/x/optillm {FLAGS}")
@@ -152,14 +154,14 @@ class TestVariables:
             tmp_path,
             ENV,
             "OPTILLM_PORT=4025\nOPTILLM_MODEL=env\nOPTILLM_LOG=debug\nOPTILLM_SSL_VERIFY=false\n"
-            "OPTILLM_OPT_X_MODEL=moa-x\nOPTILLM_BATCH_SIZE=3\n",
+            "OPTILLM_OPT_X_MODEL=moa-x\nOPTILLM_PLUGINS_DIR=/p\n",
         )
         found = unit(tmp_path, "/x/optillm --model flag", f"EnvironmentFile=-/{ENV}")
         got = values(found)
         assert (got["proxy.port"], got["proxy.base_model"]) == (4025, "flag")
         assert got["proxy.flags"] == ["--log", "debug", "--no-ssl-verify"]
         assert got["service.environment"] == {"OPTILLM_OPT_X_MODEL": "moa-x"}
-        assert found.unknown == ["OPTILLM_BATCH_SIZE"]
+        assert found.unknown == ["OPTILLM_PLUGINS_DIR"]
 
     def test_secrets_that_no_setting_takes_are_told_by_name(self, tmp_path: Path) -> None:
         found = unit(tmp_path, "/x/optillm", "Environment=HF_TOKEN=hf_1 URL=http://u:pw@h/ X=sk-9")

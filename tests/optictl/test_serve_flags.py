@@ -32,16 +32,16 @@ WIRED = {
     "--log": "debug",
     "--ssl-verify": None,
     "--no-ssl-verify": None,
+    "--batch-mode": None,
+    "--batch-size": "8",
+    "--batch-wait-ms": "20",
+    "--log-conversations": None,
+    "--conversation-log-dir": "/tmp/conversations",
 }
 #: ... and what is refused for now, with its environment variable.
 NOT_BUILT = {
     "--launch-gui": (None, "OPTILLM_LAUNCH_GUI"),
     "--plugins-dir": ("/tmp", "OPTILLM_PLUGINS_DIR"),
-    "--log-conversations": (None, "OPTILLM_LOG_CONVERSATIONS"),
-    "--conversation-log-dir": ("/tmp", "OPTILLM_CONVERSATION_LOG_DIR"),
-    "--batch-mode": (None, "OPTILLM_BATCH_MODE"),
-    "--batch-size": ("4", "OPTILLM_BATCH_SIZE"),
-    "--batch-wait-ms": ("50", "OPTILLM_BATCH_WAIT_MS"),
 }
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from proxy.board import Board
+from proxy.board import Board, Row
 
 _KILLED = """
 import os, signal
@@ -19,7 +19,7 @@ row = board.row([])
 read, write = os.pipe()
 child = os.fork()
 if child == 0:
-    row.stamp(12.5, waiting=3, under_way=4)
+    row.stamp(12.5, waiting=3, under_way=4, lag=0.0, tasks=0, ready=True)
     row.open(os.getpid())
     for requests in range(1, 8):
         row.hold(requests)
@@ -69,7 +69,7 @@ def test_a_text_is_read_whole_while_another_is_written() -> None:
 def test_a_row_is_empty_until_its_worker_opens_it_and_says_nothing_once_it_is_closed() -> None:
     row = Board().row([])
     assert (row.pid, row.beat, row.requests, row.waiting, row.under_way) == (0, 0.0, 0, 0, 0)
-    row.stamp(time.monotonic(), waiting=0, under_way=1)
+    row.stamp(time.monotonic(), waiting=0, under_way=1, lag=0.0, tasks=0, ready=True)
     row.hold(2)
     row.open(77)
     assert (row.pid, row.requests, row.under_way) == (77, 2, 1)
@@ -77,7 +77,7 @@ def test_a_row_is_empty_until_its_worker_opens_it_and_says_nothing_once_it_is_cl
     row.close()
     # A thread that is still at it does not bring the worker back.
     row.hold(1)
-    row.stamp(time.monotonic(), waiting=0, under_way=0)
+    row.stamp(time.monotonic(), waiting=0, under_way=0, lag=0.0, tasks=0, ready=True)
     assert row.pid == 0
 
 
@@ -141,3 +141,19 @@ def test_why_a_reload_was_refused_is_kept_until_the_next_one(said: str, kept: st
     assert board.refusal == kept
     board.refuse("")
     assert board.refusal == ""
+
+
+def test_those_that_serve_say_how_their_loops_are() -> None:
+    board = Board()
+    rows: list[Row] = []
+    for _ in range(3):
+        rows.append(board.row(rows))
+    rows[0].stamp(1.0, waiting=0, under_way=0, lag=0.25, tasks=7, ready=False)
+    rows[2].stamp(1.0, waiting=0, under_way=0, lag=0.0, tasks=1, ready=True)
+    assert board.serving == []
+    rows[0].open(70)
+    rows[2].open(72)
+    told = [(row.number, row.lag, row.tasks, row.ready) for row in board.serving]
+    assert told == [(rows[0].number, 0.25, 7, False), (rows[2].number, 0.0, 1, True)]
+    rows[0].close()
+    assert [row.pid for row in board.serving] == [72]

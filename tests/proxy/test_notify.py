@@ -99,7 +99,7 @@ def rows(*counts: tuple[int, int, int]) -> list[Row]:
     for requests, under_way, waiting in counts:
         row = board.row(made)
         row.hold(requests)
-        row.stamp(1.0, waiting=waiting, under_way=under_way)
+        row.stamp(1.0, waiting=waiting, under_way=under_way, lag=0.0, tasks=0, ready=True)
         made.append(row)
     return made
 

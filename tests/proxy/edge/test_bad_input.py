@@ -157,7 +157,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "nine choices over branches": ({"n": 3, "model": "bon|moa|re2-sim"}, "too_many_choices", "n"),
     "an unknown approach in a group": ({"model": "moa&nope-sim"}, "unknown_approach", "model"),
     "an unknown branch": ({"model": "nope|moa-sim"}, "unknown_approach", "model"),
-    "an approach not built": ({"model": "mcts-sim"}, "approach_not_built", "model"),
+    "an approach not built": ({"model": "memory-sim"}, "approach_not_built", "model"),
     "an empty base name": ({"model": "moa-"}, "invalid_selector", "model"),
     "an empty member": ({"model": "moa&-sim"}, "invalid_selector", "model"),
     "an unknown approach in the body": (
@@ -166,7 +166,7 @@ SELECTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
         "optillm_approach",
     ),
     "an approach not built in the body": (
-        {"optillm_approach": "re2&mcts"},
+        {"optillm_approach": "re2&memory"},
         "approach_not_built",
         "optillm_approach",
     ),

@@ -139,7 +139,7 @@ class TestModels:
         [
             ("nothing", "model_not_found"),
             ("moa-nothing", "model_not_found"),
-            ("mcts-sim", "approach_not_built"),
+            ("memory-sim", "approach_not_built"),
             ("moa&nope-sim", "unknown_approach"),
             ("moa-", "invalid_selector"),
         ],

@@ -196,11 +196,11 @@ class TestWhatTheModelSees:
     def test_tools_where_an_approach_cannot_treat_them(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        response = proxy.ask("moa-sim", tools=[TOOL])
+        response = proxy.ask("rto-sim", tools=[TOOL])
         assert seen(sim) == {**chat_body(), "tools": [TOOL]}
         assert response.json["optillm"]["approach"] == "none"
-        assert response.json["optillm"]["skipped"] == ["moa: the request carries tools"]
-        assert response.headers["x-optillm-skipped"] == "moa: the request carries tools"
+        assert response.json["optillm"]["skipped"] == ["rto: the request carries tools"]
+        assert response.headers["x-optillm-skipped"] == "rto: the request carries tools"
 
     def test_images_where_an_approach_cannot_treat_them(
         self, proxy: InProcess, sim: SimulatorThread
@@ -376,11 +376,11 @@ class TestToolCalls:
         sim.reset()
         after = proxy.post(json={"model": model, "messages": turns, "tools": [TOOL]}).json
         assert "It is 391." in after["choices"][0]["message"]["content"]
-        body = sim.log.records[0].body
-        assert body is not None
-        assert body["messages"][-2:] == turns[-2:]
+        # A vote that is over cancels calls, which may be seen only after the reset.
+        bodies = [record.body or {} for record in sim.log.records]
+        assert any(body["messages"][-2:] == turns[-2:] for body in bodies)
 
-    @pytest.mark.parametrize("model", ["sim", "re2-sim", "moa-sim", "none|none-sim"])
+    @pytest.mark.parametrize("model", ["sim", "re2-sim", "rto-sim", "none|none-sim"])
     def test_are_streamed_in_fragments_that_make_the_same_call(
         self, proxy: InProcess, model: str
     ) -> None:

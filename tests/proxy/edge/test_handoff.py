@@ -17,6 +17,7 @@ from proxy.edge.handoff import Job
 from proxy.errors import BadRequest, ShuttingDown
 from proxy.registry import discover
 from proxy.run.engine import Outcome
+from proxy.run.ledger import Ledger
 from proxy.run.plan import Plan, make_plan
 from proxy.run.scope import Caller
 from proxy.settings import Settings
@@ -252,7 +253,7 @@ class TestNoOrphans:
         self, proxy: InProcess, sim: SimulatorThread, model: str, stream: bool
     ) -> None:
         def view() -> None:
-            with proxy.app.engine.submit(plan_of(model, stream=stream), Caller()):
+            with proxy.app.engine.submit(plan_of(model, stream=stream), Caller(), Ledger()):
                 assert eventually(lambda: sim.log.inflight > 0)
                 raise RuntimeError("a bug in the view")
 

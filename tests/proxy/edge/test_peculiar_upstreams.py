@@ -262,7 +262,7 @@ def test_the_official_sdk_is_satisfied(start_service: StartService, sim: Simulat
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("nothing")
         with pytest.raises(openai.BadRequestError) as refused:
-            chats.create(model="mcts-sim", messages=[turn])
+            chats.create(model="memory-sim", messages=[turn])
         assert refused.value.code == "approach_not_built"
         assert refused.value.param == "model"
         sim.behave(faults=(Fault(429, times=1, retry_after=2),))

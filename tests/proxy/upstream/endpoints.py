@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from driving import completion
 
 from proxy.errors import UpstreamError
-from proxy.settings import Settings
+from proxy.settings import Settings, Sharing
 from proxy.upstream.config import HealthCheck, PoolConfig, ProviderConfig
 from proxy.upstream.limits import NAMED, limits, register
 from proxy.upstream.pool import Pool
-from proxy.upstream.port import Call, Json
+from proxy.upstream.port import Call, Json, Rival, Upstream
 from proxy.upstream.slots import Slots
 
 T = TypeVar("T")
@@ -150,6 +150,7 @@ class Tally:
     attempts: list[str] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rival: RivalTally | None = None
 
     def sent(self, provider: str) -> None:
         self.attempts.append(provider)
@@ -163,14 +164,37 @@ class Tally:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def shared(self, source: str) -> None:
+        self.attempts.append(source)
+
+    def beside(self) -> Rival:
+        self.rival = RivalTally(only=False)
+        return self.rival
+
+
+@dataclass
+class RivalTally(Tally):
+    """Implements `proxy.upstream.port.Rival`."""
+
+    end: str = ""
+
+    def won(self) -> None:
+        self.end = "won"
+
+    def lost(self, error: UpstreamError | None) -> None:
+        self.end = "overtaken" if error is None else error.code
+
 
 @asynccontextmanager
-async def pooled(*endpoints: FakeEndpoint, workers: int = 1, **config: Any) -> AsyncIterator[Pool]:
+async def pooled(
+    *endpoints: FakeEndpoint, workers: int = 1, sharing: Sharing | None = None, **config: Any
+) -> AsyncIterator[Pool]:
     """A pool of these, in their order, with whatever `PoolConfig` has besides."""
     config = {"strategy": "failover", "health_check": HealthCheck(interval=30.0), **config}
     settings = Settings(
         base_url="",
         workers=workers,
+        sharing=sharing or Sharing(),
         pool=PoolConfig(providers=tuple(each.config for each in endpoints), **config),
     )
     assert settings.pool is not None
@@ -203,12 +227,12 @@ def text_of(answer: Json) -> str:
     return text
 
 
-async def asked(pool: Pool, model: str = "m", **members: Any) -> str:
+async def asked(pool: Upstream, model: str = "m", **members: Any) -> str:
     """The text of an answer."""
     return text_of(await pool.complete(call(model, **members)))
 
 
-async def read(pool: Pool, asked: Call) -> str:
+async def read(pool: Upstream, asked: Call) -> str:
     """The text of a stream."""
     pieces = []
     async with pool.stream(asked) as batches:

@@ -1,0 +1,144 @@
+"""What telemetry costs: a service with all of it, one as it is by default, and one without any.
+
+``python -m benchmarks.telemetry`` is ``optictl`` with a word in front: ``told``, or ``untold``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import proxy.app
+from benchmarks.figures import Figure, ms
+from benchmarks.load import Load, chat, measure
+from benchmarks.proc import cpu_seconds
+from benchmarks.processes import Proxy, Upstream
+from optictl.cli import main
+from proxy.board import Board
+from proxy.chat import Chat
+from proxy.edge.metrics import MetricViews
+from proxy.ensembles import Team
+from proxy.pipeline import Branch
+from proxy.registry import discover
+from proxy.run.ledger import Ledger
+from proxy.run.plan import Plan
+from proxy.settings import Limits, Settings
+from proxy.telemetry.counters import Counters
+from proxy.telemetry.record import Record, Telemetry, Trace
+from proxy.wire.request import parse_chat
+
+_ROUNDS = 7
+_CONNECTIONS = 4
+_RECORDS = 20_000
+
+
+class _Service(Proxy):
+    """All of them are started alike: what is loaded before the fork has its price too."""
+
+    def __init__(self, base_url: str, *flags: str, told: bool = True) -> None:
+        super().__init__(base_url, *flags)
+        program = [sys.executable, "-m", "benchmarks.telemetry", "told" if told else "untold"]
+        self._command = [*program, *self._command[self._command.index("serve") :]]
+
+
+def telemetry(seconds: float) -> Iterator[Figure]:
+    """CPU of a plain request, in turns, so that all see the same machine."""
+    sides = ("none", "default", "everything")
+    costs: dict[str, list[float]] = {side: [] for side in sides}
+    with ExitStack() as running:
+        upstream = running.enter_context(Upstream())
+        folder = running.enter_context(tempfile.TemporaryDirectory())
+        services = {
+            "none": running.enter_context(_Service(upstream.url, told=False)),
+            "default": running.enter_context(_Service(upstream.url)),
+            "everything": running.enter_context(_Service(upstream.url, *_everything(Path(folder)))),
+        }
+        for turn in range(_ROUNDS):
+            # Who comes first is no advantage to anybody.
+            for side in (*sides[turn % 3 :], *sides[: turn % 3]):
+                service = services[side]
+                spent = cpu_seconds(service.pids)
+                done = measure(Load(f"{service.url}/v1", _CONNECTIONS, seconds))
+                costs[side].append((cpu_seconds(service.pids) - spent) / done.total)
+    bare = median(costs["none"])
+    for side, promise in (("default", ""), ("everything", "≤ 5 %")):
+        more = median(
+            each / none - 1 for each, none in zip(costs[side], costs["none"], strict=True)
+        )
+        yield Figure(
+            f"telemetry, {side}: CPU of a request",
+            f"{more:+.1%} over {ms(bare)} without any",
+            promise,
+            {"more_share": more, "cpu_ms": 1000 * median(costs[side]), "bare_ms": 1000 * bare},
+        )
+    cost = _counting()
+    yield Figure(
+        "metrics: CPU of a request",
+        f"{1e6 * cost:.1f} µs, {cost / bare:.1%} of one",
+        "≤ 2 %",
+        {"metrics_us": 1e6 * cost, "share": cost / bare},
+    )
+
+
+def _everything(folder: Path) -> list[str]:
+    return [
+        *("--log-format", "json", "--log-conversations"),
+        *("--conversation-log-dir", str(folder / "conversations")),
+        *("--trace-log", str(folder / "traces.jsonl"), "--trace-text"),
+        *("--usage-file", str(folder / "usage.jsonl")),
+    ]
+
+
+def _counting() -> float:
+    """Seconds that counting one plain request takes, without the rest of the service."""
+    settings, board = Settings(base_url="http://127.0.0.1:9/v1"), Board()
+    metrics = MetricViews(settings, discover(), board, Counters(), lambda: frozenset({"sim"}))
+    metrics.adopt(board.row(()))
+    record = _record()
+    times = []
+    for _ in range(_ROUNDS):
+        began = time.process_time()
+        for _ in range(_RECORDS):
+            metrics.ended(record)
+        times.append((time.process_time() - began) / _RECORDS)
+    return median(times)
+
+
+def _record() -> Record:
+    """One call of `none`, answered."""
+    ledger = Ledger()
+    call = ledger.begin("final", "sim", 1, approach="none")
+    ledger.sent(call, "upstream")
+    ledger.end(call, "ok", {"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29})
+    request = parse_chat(chat())
+    plan = Plan(
+        request=request, chat=Chat(messages=tuple(request.messages)), base="sim",
+        team=Team.of("sim"), branches=(Branch("none", None),), choices=1, limits=Limits(),
+        seconds=60.0,
+    )  # fmt: skip
+    return Record(
+        id="req", path="/v1/chat/completions", began=time.time(), seconds=0.002, status=200,
+        code="", stream=False, tenant="", trace=Trace.begin(), plan=plan, ledger=ledger,
+        usage=ledger.total_usage(),
+    )  # fmt: skip
+
+
+def _nobody(*_: Any, **__: Any) -> Telemetry:
+    return Telemetry()
+
+
+def _main() -> None:
+    # Workers inherit it by the fork.
+    if sys.argv.pop(1) == "untold":
+        proxy.app.Telemetry = _nobody  # type: ignore[assignment,misc]
+    main()
+
+
+if __name__ == "__main__":
+    _main()

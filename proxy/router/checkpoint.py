@@ -1,0 +1,180 @@
+"""Where the classifier's checkpoint lies and whether it is the one we know. Without torch.
+
+The layout is that of ``codelion/optillm-modernbert-large``: a ModernBERT under ``base_model.``, an
+encoder of the effort (1 → 64 → 64), and one linear layer over both. It is written by
+``safetensors.torch.save_model``; format: https://huggingface.co/docs/safetensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from proxy.router.config import RouterSettings, Unusable
+
+REPOSITORY = "codelion/optillm-modernbert-large"
+#: What the classifier chooses among, in the order of its outputs.
+LABELS = (
+    "none",
+    "mcts",
+    "bon",
+    "moa",
+    "rto",
+    "z3",
+    "self_consistency",
+    "pvg",
+    "rstar",
+    "cot_reflection",
+    "plansearch",
+    "leap",
+    "re2",
+)
+#: Width of the encoded effort.
+EFFORT = 64
+#: In front of the names of ModernBERT's own tensors.
+PREFIX = "base_model."
+
+_TYPES = frozenset({"F32", "F16", "BF16"})
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+#: No header of this layout is as long; a file that says so is none.
+_HEADER = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder whose tensors have the names and shapes of the layout."""
+
+    folder: Path
+    #: Changes with the file of the weights.
+    stamp: tuple[int, int]
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+
+def find(settings: RouterSettings, environ: Mapping[str, str] = os.environ) -> Checkpoint:
+    """The checkpoint that ``settings`` mean; raises `Unusable` where none can be loaded."""
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing:
+        raise Unusable(f"{missing[0]} is not installed; run: pip install 'optictl[router]'")
+    return inspect(Path(settings.model).expanduser() if settings.model else cached(environ))
+
+
+def cached(environ: Mapping[str, str]) -> Path:
+    """The checkpoint's folder in this user's Hugging Face cache; raises `Unusable`."""
+    home = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environ.get("HF_HOME") or f"{home}/huggingface"
+    hub = Path(environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    repository = hub / f"models--{REPOSITORY.replace('/', '--')}"
+    try:
+        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise Unusable(f"{REPOSITORY} is not in {hub}; run: optictl router fetch") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"cannot read {repository}: {error}") from None
+    return repository / "snapshots" / revision
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Compare ``folder`` with the layout; raises `Unusable` naming the first thing that differs."""
+    checkpoint = Checkpoint(folder, (0, 0))
+    try:
+        sizes = _sizes(folder / "config.json")
+        found = _header(checkpoint.weights)
+        if not checkpoint.tokenizer.is_file():
+            raise Unusable(f"{checkpoint.tokenizer} is missing: there is no tokenizer")
+        status = checkpoint.weights.stat()
+    except FileNotFoundError as error:
+        raise Unusable(f"{error.filename} is missing") from None
+    except OSError as error:
+        raise Unusable(f"cannot read {error.filename}: {error.strerror}") from None
+    wanted = dict(layout(**sizes))
+    for name, shape in wanted.items():
+        if name not in found:
+            raise Unusable(f"{checkpoint.weights}: the tensor {name} is missing")
+        if tuple(found[name]["shape"]) != shape:
+            raise Unusable(
+                f"{checkpoint.weights}: the tensor {name} has the shape "
+                f"{_written(found[name]['shape'])} where {_written(shape)} is wanted"
+            )
+        if found[name]["dtype"] not in _TYPES:
+            raise Unusable(f"{checkpoint.weights}: the tensor {name} is {found[name]['dtype']}")
+    for name in found:
+        if name not in wanted:
+            raise Unusable(f"{checkpoint.weights}: the tensor {name} belongs to no part of it")
+    return Checkpoint(folder, (status.st_ino, status.st_mtime_ns))
+
+
+def layout(
+    vocab_size: int, hidden_size: int, intermediate_size: int, num_hidden_layers: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each tensor of the checkpoint."""
+    yield f"{PREFIX}embeddings.tok_embeddings.weight", (vocab_size, hidden_size)
+    yield f"{PREFIX}embeddings.norm.weight", (hidden_size,)
+    for index in range(num_hidden_layers):
+        layer = f"{PREFIX}layers.{index}."
+        # The first layer's is the identity: the embeddings are normalised already.
+        if index:
+            yield f"{layer}attn_norm.weight", (hidden_size,)
+        yield f"{layer}attn.Wqkv.weight", (3 * hidden_size, hidden_size)
+        yield f"{layer}attn.Wo.weight", (hidden_size, hidden_size)
+        yield f"{layer}mlp_norm.weight", (hidden_size,)
+        yield f"{layer}mlp.Wi.weight", (2 * intermediate_size, hidden_size)
+        yield f"{layer}mlp.Wo.weight", (hidden_size, intermediate_size)
+    yield f"{PREFIX}final_norm.weight", (hidden_size,)
+    yield "effort_encoder.0.weight", (EFFORT, 1)
+    yield "effort_encoder.0.bias", (EFFORT,)
+    yield "effort_encoder.2.weight", (EFFORT, EFFORT)
+    yield "effort_encoder.2.bias", (EFFORT,)
+    yield "classifier.weight", (len(LABELS), hidden_size + EFFORT)
+    yield "classifier.bias", (len(LABELS),)
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    try:
+        config = orjson.loads(file.read_bytes())
+    except ValueError:
+        raise Unusable(f"{file} is not JSON") from None
+    if not isinstance(config, dict) or config.get("model_type") != "modernbert":
+        raise Unusable(f"{file} does not describe a ModernBERT")
+    sizes: dict[str, int] = {}
+    for name in _SIZES:
+        size = config.get(name)
+        if not isinstance(size, int) or not 0 < size < 10_000_000:
+            raise Unusable(f"{file}: {name} is {size!r}")
+        sizes[name] = size
+    return sizes
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file by name: ``dtype``, ``shape``, ``data_offsets``."""
+    with file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= min(size - 8, _HEADER):
+            raise Unusable(f"{file} is cut short, or no safetensors file; fetch it again")
+        text = stream.read(length)
+    try:
+        header = orjson.loads(text)
+        header.pop("__metadata__", None)
+        end = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise Unusable(f"{file} is no safetensors file; fetch it again") from None
+    if size != end:
+        raise Unusable(f"{file} is cut short: {size:,} of {end:,} bytes; fetch it again")
+    return dict(header)
+
+
+def _written(shape: tuple[int, ...] | list[int]) -> str:
+    return f"({', '.join(map(str, shape))})"

@@ -1,0 +1,140 @@
+"""What was used by day and handle: a small file that survives restarts and has a bound.
+
+Workers append what each batch of requests has used; a reader adds it up. Where the file has grown,
+the sums take the place of what was appended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from proxy.telemetry.lines import append, locked
+
+#: Days and, of each day, handles that are kept apart.
+_DAYS = 400
+_HANDLES = 100
+_OTHERS = "(others)"
+_LONGEST_HANDLE = 128
+#: Bytes below which a file is left as it is.
+_SMALL = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What requests of one handle have used on one day (UTC)."""
+
+    day: str
+    handle: str
+    requests: int = 0
+    #: Requests that got no answer.
+    failed: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    #: How long upstream calls took, added up.
+    model_seconds: float = 0.0
+
+    def plus(self, other: Used) -> Used:
+        """Both together, under the day and handle of this one."""
+        return replace(
+            self,
+            requests=self.requests + other.requests,
+            failed=self.failed + other.failed,
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            model_seconds=round(self.model_seconds + other.model_seconds, 3),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _seconds(call: Mapping[str, Any]) -> float:
+    taken: float = 0.0 if call["end"] is None else call["end"] - call["sent"]
+    return taken
+
+
+def summed(rows: Iterable[Used]) -> list[Used]:
+    """One row for each day and handle, in their order."""
+    sums: dict[tuple[str, str], Used] = {}
+    for row in rows:
+        key = row.day, row.handle
+        sums[key] = sums[key].plus(row) if key in sums else row
+    return [sums[key] for key in sorted(sums)]
+
+
+def used(entry: Mapping[str, Any]) -> Used:
+    """What the request of a trace has used."""
+    answered = any(call["outcome"] == "ok" for call in entry["calls"])
+    made = [call for call in entry["calls"] if not call["shared"]]
+    return Used(
+        day=entry["began"][:10],
+        # Where nobody has answered, the name may be of the client's invention.
+        handle=entry["handle"][:_LONGEST_HANDLE] if answered else "-",
+        requests=1,
+        failed=int(entry["status"] >= 400 or entry["code"] is not None),
+        calls=len(made),
+        prompt_tokens=sum(call["prompt_tokens"] for call in made),
+        completion_tokens=sum(call["completion_tokens"] for call in made),
+        model_seconds=round(sum(_seconds(call) for call in made), 3),
+    )
+
+
+class UsageFile:
+    """The file. Every method raises `OSError`."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._large = _SMALL
+
+    def add(self, rows: Iterable[Used]) -> None:
+        text = _lines(summed(rows))
+        append(self.file, text)
+        if self.file.stat().st_size > self._large:
+            self._large = max(_SMALL, 2 * self._compact())
+
+    def read(self) -> list[Used]:
+        return summed(_rows(self.file.read_bytes())) if self.file.exists() else []
+
+    def _compact(self) -> int:
+        """Put the sums in the place of the file; their size in bytes."""
+        with locked(self.file):
+            text = _lines(_bounded(summed(_rows(self.file.read_bytes()))))
+            beside = self.file.with_name(f"{self.file.name}.new")
+            beside.write_bytes(text)
+            beside.chmod(0o600)
+            with beside.open("rb") as written:
+                os.fsync(written.fileno())
+            beside.replace(self.file)
+        return len(text)
+
+
+def _bounded(rows: list[Used]) -> list[Used]:
+    """The last days, and of each the handles with most calls; the others as one."""
+    kept: list[Used] = []
+    for day in sorted({row.day for row in rows})[-_DAYS:]:
+        of_day = [row for row in rows if row.day == day]
+        of_day.sort(key=lambda row: row.calls, reverse=True)
+        kept += of_day[:_HANDLES]
+        kept += [replace(row, handle=_OTHERS) for row in of_day[_HANDLES:]]
+    return summed(kept)
+
+
+def _lines(rows: Iterable[Used]) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
+
+
+def _rows(text: bytes) -> Iterator[Used]:
+    """What is no such row is passed over: half of a line, or the line of a later version."""
+    for line in text.split(b"\n"):
+        try:
+            yield Used(**orjson.loads(line))
+        except (orjson.JSONDecodeError, TypeError):
+            continue

@@ -1,0 +1,155 @@
+"""The classifier computes what its layout says, in every precision that it may be given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import reference_logits, write_checkpoint
+
+from proxy.router import model
+from proxy.router.checkpoint import LABELS, inspect, layout
+from proxy.router.config import Unusable
+from proxy.router.model import Classifier, gate_prompts, has_bf16, load, parity
+from proxy.router.tokenise import Question, Tokeniser
+
+pytestmark = pytest.mark.router
+
+QUESTIONS = [
+    "Hi",
+    "What is 17 * 23?",
+    "Prove that there is no largest prime, and say which step needs the axiom of choice.",
+    "Write a function that merges intervals. " * 10,
+]
+EFFORTS = [0.0, 0.2, 0.7, 1.0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def tokeniser(folder: Path) -> Tokeniser:
+    return Tokeniser(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def classifier(folder: Path) -> Classifier:
+    return load(inspect(folder), "fp32", 1)
+
+
+def close(a: Any, b: Any, within: float = 1e-3) -> bool:
+    return bool((a - b).abs().max() < within)
+
+
+@pytest.mark.parametrize("text", QUESTIONS, ids=lambda text: f"{len(text)} characters")
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_decision_is_that_of_a_plain_reference(
+    folder: Path, tokeniser: Tokeniser, classifier: Classifier, text: str, effort: float
+) -> None:
+    ids = tokeniser.encode(Question(text), 512)
+    logits = classifier.logits([ids], [effort])[0]
+    expected = reference_logits(folder, ids, effort)
+    assert close(logits, expected)
+    assert logits.argmax() == expected.argmax()
+    shares = classifier.shares([ids], [effort], 1.0)[0]
+    assert shares.index(max(shares)) == expected.argmax()
+    assert len(shares) == len(LABELS)
+    assert sum(shares) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_effort_changes_the_logits(tokeniser: Tokeniser, classifier: Classifier) -> None:
+    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
+    cheap, thorough = classifier.logits([ids, ids], [0.0, 1.0])
+    assert not close(cheap, thorough, 0.01)
+
+
+def test_questions_taken_together_are_decided_as_each_alone(
+    tokeniser: Tokeniser, classifier: Classifier
+) -> None:
+    batch = [tokeniser.encode(Question(text), 512) for text in QUESTIONS]
+    together = classifier.logits(batch, EFFORTS)
+    for ids, effort, logits in zip(batch, EFFORTS, together, strict=True):
+        assert close(classifier.logits([ids], [effort])[0], logits)
+
+
+def test_a_higher_temperature_is_less_sure_of_the_same(
+    tokeniser: Tokeniser, classifier: Classifier
+) -> None:
+    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
+    sharp, soft = (classifier.shares([ids], [0.7], t)[0] for t in (1.0, 4.0))
+    assert sharp.index(max(sharp)) == soft.index(max(soft))
+    assert max(soft) < max(sharp)
+
+
+def test_bf16_stays_near_the_reference(folder: Path, tokeniser: Tokeniser) -> None:
+    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
+    classifier = load(inspect(folder), "bf16", 1)
+    assert classifier.note == "bf16"
+    assert close(classifier.logits([ids], [0.7])[0], reference_logits(folder, ids, 0.7), 0.5)
+
+
+def test_auto_is_what_the_cpu_is_good_at(folder: Path) -> None:
+    assert load(inspect(folder), "auto", 1).note == ("bf16" if has_bf16() else "fp32")
+
+
+def test_int8_is_refused_where_it_decides_otherwise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "parity", lambda *_: 0.98)
+    refused = load(inspect(folder), "int8", 1).note
+    assert refused.startswith("bf16; " if has_bf16() else "fp32; ")
+    assert "int8 refused: it decides 98.0% of the prompts alike, 99% are needed" in refused
+
+
+def test_int8_is_given_where_it_decides_alike(
+    folder: Path, tokeniser: Tokeniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "parity", lambda *_: 0.99)
+    classifier = load(inspect(folder), "int8", 1)
+    assert classifier.note == "int8"
+    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
+    assert close(classifier.logits([ids], [0.7])[0], reference_logits(folder, ids, 0.7), 2.0)
+
+
+def test_the_gate_counts_the_prompts_that_are_decided_alike(tokeniser: Tokeniser) -> None:
+    odd = {tuple(tokeniser.encode(Question(text), 128)) for text in gate_prompts()[:4]}
+    full = [1.0, 0.0]
+    alike = parity(
+        lambda *_: full, lambda ids, _: full[::-1] if tuple(ids) in odd else full, tokeniser
+    )
+    assert alike == pytest.approx(1 - 4 / 200)
+
+
+def test_the_gate_has_200_prompts() -> None:
+    prompts = gate_prompts()
+    assert len(set(prompts)) == 200
+    assert all(prompt.strip() for prompt in prompts)
+
+
+def test_the_layout_is_that_of_modernbert_large() -> None:
+    import torch
+    from transformers import ModernBertConfig, ModernBertModel
+
+    sizes = {
+        "vocab_size": 50368,
+        "hidden_size": 1024,
+        "intermediate_size": 2624,
+        "num_hidden_layers": 28,
+    }
+    with torch.device("meta"):
+        base = ModernBertModel(ModernBertConfig(num_attention_heads=16, **sizes))
+    ours = {name: shape for name, shape in layout(**sizes) if name.startswith("base_model.")}
+    assert ours == {f"base_model.{k}": tuple(v.shape) for k, v in base.state_dict().items()}
+
+
+def test_a_config_that_transformers_refuses_is_told(folder: Path, tmp_path: Path) -> None:
+    copy = write_checkpoint(tmp_path / "copy")
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(
+        config.replace('"num_attention_heads": 4', '"num_attention_heads": 5')
+    )
+    with pytest.raises(Unusable, match=str(copy)):
+        load(inspect(copy), "fp32", 1)

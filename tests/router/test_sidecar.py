@@ -1,0 +1,181 @@
+"""The real process with a tiny checkpoint: what a worker gets while it loads, runs, hangs, dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from conftest import eventually
+from tiny import reference_logits, write_checkpoint
+
+from proxy.chat import Chat
+from proxy.router.checkpoint import LABELS
+from proxy.router.client import Router
+from proxy.router.config import RouterSettings
+from proxy.router.sidecar import grouped, reach
+from proxy.router.supervisor import Supervisor
+from proxy.router.tokenise import Question, Tokeniser
+
+pytestmark = pytest.mark.router
+
+
+def asking(text: str) -> Chat:
+    return Chat(({"role": "user", "content": text},))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@asynccontextmanager
+async def served(folder: Path, **members: Any) -> AsyncIterator[tuple[Supervisor, Router]]:
+    settings = RouterSettings(**{
+        "model": str(folder), "threads": 1, "precision": "fp32", "within": 30.0, **members
+    })  # fmt: skip
+    supervisor = Supervisor()
+    supervisor.renew(settings)
+    assert supervisor.absent == ""
+    router = Router(settings, supervisor.address)
+    router.start()
+    try:
+        yield supervisor, router
+    finally:
+        await router.close()
+        supervisor.stop()
+
+
+async def reached(router: Router, phase: str, supervisor: Supervisor) -> None:
+    async with asyncio.timeout(90):
+        while router.state.phase != phase:
+            supervisor.tick()
+            await asyncio.sleep(0.05)
+
+
+def expected(folder: Path, text: str, effort: float) -> str:
+    ids = Tokeniser(folder / "tokenizer.json").encode(Question(text), 512)
+    return LABELS[int(reference_logits(folder, ids, effort).argmax())]
+
+
+def test_a_decision_is_the_reference_s_from_the_process_too(folder: Path) -> None:
+    questions = [f"What is {number} times {number + 7}?" for number in range(200)]
+
+    async def scenario() -> None:
+        async with served(folder) as (supervisor, router):
+            assert router.state.phase == "loading"
+            assert await router.decide(asking("Why?")) is None
+            await reached(router, "ready", supervisor)
+            assert router.state.why.startswith("fp32, 1 threads, ")
+            decisions = await asyncio.gather(
+                *(router.decide(asking(text), effort=0.3) for text in questions)
+            )
+            labels = [decision.label for decision in decisions if decision is not None]
+            assert labels == [expected(folder, text, 0.3) for text in questions]
+            assert all(
+                sum(decision.shares.values()) == pytest.approx(1.0, abs=1e-4)
+                for decision in decisions
+                if decision is not None
+            )
+
+    asyncio.run(scenario())
+
+
+def test_a_crash_and_a_hang_cost_a_decision_and_nothing_else(folder: Path) -> None:
+    async def scenario() -> None:
+        async with served(folder, within=0.25) as (supervisor, router):
+            await reached(router, "ready", supervisor)
+            first = supervisor.pid
+            assert first is not None
+            os.kill(first, signal.SIGSTOP)
+            assert await router.decide(asking("Why?")) is None
+            os.kill(first, signal.SIGTERM)
+            os.kill(first, signal.SIGCONT)
+            async with asyncio.timeout(30):
+                while await router.decide(asking("Why?")) is None:
+                    await asyncio.sleep(0.05)
+            os.kill(first, signal.SIGKILL)
+            async with asyncio.timeout(30):
+                while router.state.phase == "ready":
+                    await asyncio.sleep(0.01)
+            assert await router.decide(asking("Why?")) is None
+            await reached(router, "ready", supervisor)
+            assert supervisor.pid != first
+
+    asyncio.run(scenario())
+
+
+def test_a_hang_while_it_loads_is_ended(folder: Path) -> None:
+    now = [time.monotonic()]
+
+    async def scenario() -> None:
+        settings = RouterSettings(model=str(folder), threads=1)
+        supervisor = Supervisor(clock=lambda: now[0])
+        supervisor.renew(settings)
+        first = supervisor.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        router = Router(settings, supervisor.address)
+        router.start()
+        assert await router.decide(asking("Why?")) is None
+        assert router.state.phase == "loading"
+        supervisor.tick()
+        assert supervisor.pid == first
+        now[0] += 61
+        supervisor.tick()
+        assert supervisor.pid is None
+        await router.close()
+        supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "tokenizer.json").write_text("{")
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (supervisor, router):
+            await reached(router, "absent", supervisor)
+            assert f"{tmp_path}/tokenizer.json: " in router.state.why
+            assert await router.decide(asking("Why?")) is None
+
+    asyncio.run(scenario())
+
+
+def test_it_ends_with_the_process_that_has_started_it(folder: Path, tmp_path: Path) -> None:
+    settings = orjson.dumps({"model": str(folder)}).decode()
+    code = (
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'proxy.router.sidecar', *sys.argv[1:],"
+        " str(os.getpid())], stdout=subprocess.DEVNULL)\n"
+        "print(child.pid)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "socket"), settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert eventually(lambda: not Path(f"/proc/{int(done.stdout)}").exists(), within=90)
+
+
+def test_alike_questions_are_computed_together_and_long_ones_alone() -> None:
+    assert list(grouped([30, 10, 60, 20, 50, 200], 128)) == [[1, 3, 0], [4, 2], [5]]
+    assert list(grouped([], 128)) == []
+
+
+def test_a_machine_reads_what_it_can_read_in_time() -> None:
+    assert reach(256, 256, took=0.3, budget=0.2, most=512) == 128
+    assert reach(64, 64, took=9.0, budget=0.2, most=512) == 64
+    assert reach(256, 256, took=0.05, budget=0.2, most=512) == 512
+    assert reach(512, 512, took=0.05, budget=0.2, most=512) == 512
+    assert reach(256, 20, took=0.01, budget=0.2, most=512) == 256
+    assert reach(256, 256, took=0.15, budget=0.2, most=512) == 256
+    assert reach(32, 32, took=9.0, budget=0.2, most=32) == 32
