@@ -75,7 +75,7 @@ def reasons(trace: Trace) -> list[str]:
         call["outcome"] for call in calls if call["outcome"] not in ("ok", "cancelled", "running")
     )
     said += [f"{_count(count, 'call')} failed: {code}." for code, count in failed.items()]
-    if not trace["decisions"]:
+    if not trace["decisions"] and trace["exhausted"] is None and trace["code"] is None:
         said.append(_undecided(calls))
     return said
 
@@ -141,7 +141,7 @@ def _run(trace: Trace) -> str:
 def _undecided(calls: Sequence[Mapping[str, Any]]) -> str:
     answered = [call for call in calls if call["outcome"] == "ok"]
     if not answered:
-        return "No call came back."
+        return "No model had to be asked."
     last = max(answered, key=lambda call: call["end"])
     if len(answered) == 1:
         return f"{last['model']} answered, and nothing had to be chosen."

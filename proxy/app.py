@@ -22,6 +22,7 @@ from proxy.edge.respond import Exchange, failed
 from proxy.edge.traces import TraceViews
 from proxy.errors import BadRequest, ConfigError, MethodNotAllowed, NotFound, ProxyError
 from proxy.registry import Registry, discover
+from proxy.router.client import Router, no_classifier
 from proxy.run.engine import Engine
 from proxy.selector import select
 from proxy.settings import Settings, Tracing
@@ -75,13 +76,14 @@ def create_app(
     slots: Slots | None = None,
     ring: Ring | None = None,
     counters: Counters | None = None,
+    classifier: Router | None = None,
 ) -> App:
     """Build the app. ``app.engine.start()`` makes it answer; a worker does that after the fork.
 
     Every route is served with and without ``/v1``: gateways differ in what they append to a base
     URL. ``board``, ``slots``, ``ring`` and ``counters`` are what the master shares with its
     workers; each of them is to `App.attach` a row of that board. Without a board the app has its
-    own.
+    own. ``classifier`` is what the approach ``router`` asks; there need not be one.
     Raises `ConfigError` for a default approach that does not exist.
     """
     registry = registry or discover()
@@ -90,7 +92,7 @@ def create_app(
     if slots is None:
         slots = Slots()
         register(settings, slots)
-    app.engine = EngineThread(settings, registry, slots)
+    app.engine = EngineThread(settings, registry, slots, classifier or no_classifier())
     app.admission = Admission(settings.admitted, max(settings.max_pending_body, settings.max_body))
     traces = _traces(settings.tracing, ring or Ring())
     shared = board or Board()

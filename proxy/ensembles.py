@@ -21,6 +21,11 @@ _STAND_IN: Mapping[str, Role] = {
 }
 
 
+#: What the parts of a tier's name promise; the classifier's authors ask with .7.
+_SIZES: Mapping[str, float] = {"xl": 0.9, "l": 0.8, "m": 0.6, "s": 0.4}
+_NO_SIZE = 0.7
+_MODES: Mapping[str, float] = {"high": 0.1, "balanced": -0.05, "fast": -0.3}
+
 #: The variable that says what a handle stands for. OPTILLM_MODEL is a setting.
 _ALIAS = re.compile(r"OPTILLM_([A-Z0-9_]+)_MODEL")
 _NO_VARIABLE = re.compile(r"[^A-Z0-9]")
@@ -122,6 +127,18 @@ class Ensemble:
     limits: Limits = field(default_factory=Limits)
     purpose: str = ""
     notes: str = ""
+
+
+def effort_of(name: str) -> float:
+    """How much thought an ensemble's name promises, from 0 to 1: ``opt-code-balanced-l`` .75.
+
+    Its size says .9 (xl), .8 (l), .6 (m) or .4 (s), .7 where it has none; its mode adds .1 (high) or
+    takes .3 (fast), ``balanced`` takes .05.
+    """
+    words = name.lower().split("-")
+    size = next((_SIZES[word] for word in reversed(words) if word in _SIZES), _NO_SIZE)
+    mode = next((_MODES[word] for word in words if word in _MODES), 0.0)
+    return round(min(1.0, max(0.0, size + mode)), 2)
 
 
 def aliases_of(environ: Mapping[str, str]) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ from proxy.chat import Chat, Filter, Message, Reply, filtered
 from proxy.ensembles import Member, Role
 from proxy.errors import EmptyReply, UpstreamError
 from proxy.pipeline import Leaf, compile_branch
+from proxy.router.routing import Routing
 from proxy.run import bodies, calls
 from proxy.run.bodies import DRAFT, SHAPE_PARAMS
 from proxy.run.fan import Fan, speculating
@@ -163,7 +164,8 @@ class LLM:
         run, call = self._scope.run, self._call(member, body)
         async with calls.stream(run, call, role, approach=self._slug) as incoming:
             async for choice in incoming:
-                delta = _without_role(choice.get("delta") or {})
+                delta = {**(choice.get("delta") or {})}
+                delta.pop("role", None)
                 if any(delta.values()) or choice.get("logprobs"):
                     self._scope.answer.begun = True
                     await outlet.delta(delta, choice.get("logprobs"))
@@ -273,6 +275,11 @@ class LLM:
     def sandbox(self) -> Sandbox:
         """Where programs run that a model wrote."""
         return self._scope.run.services.sandbox
+
+    @property
+    def router(self) -> Routing:
+        """What chooses among approaches."""
+        return Routing(self._scope.run)
 
     async def equal(self, a: str, b: str) -> bool:
         """Whether two normalised answers are the same expression; False where nobody can tell."""
@@ -391,7 +398,3 @@ def _said(reply: Reply) -> Reply:
             f"Model '{reply.model}' answered with nothing (finish_reason {reply.finish_reason!r})."
         )
     return reply
-
-
-def _without_role(delta: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: value for name, value in delta.items() if name != "role"}

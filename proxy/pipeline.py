@@ -106,6 +106,11 @@ def compile_branch(
     return Branch(label=label, node=node, skipped=tuple(skipped))
 
 
+def treats(entry: Entry, chat: Chat) -> bool:
+    """Whether ``entry`` would drop nothing that ``chat`` carries."""
+    return entry.mark.handles >= _features(chat)
+
+
 def _features(chat: Chat) -> set[Feature]:
     features: set[Feature] = set()
     if chat.uses_tools:

@@ -52,12 +52,14 @@ def select(
     tag: str | None = None,
     base_model: str | None = None,
     own: Mapping[str, str] = MappingProxyType({}),
+    automatic: str | None = None,
 ) -> Selector:
     """Read a model name; precedence is prefix, body, tag, the base's ``own``, server default.
 
     ``proxy`` names no approach, so whatever comes next in that order is heard behind it.
     ``base_model`` takes the place of the base that the name has, ``own`` are the approaches of
-    those that have one: ensembles.
+    those that have one: ensembles. ``automatic`` is what ``auto`` means, in the body (but for a
+    base with an approach of its own) or as the server default; None: nothing in particular.
     ``known`` are the last good names of upstream models and ensembles. Raises `BadRequest` with
     the code unknown_approach, approach_not_built or invalid_selector.
     """
@@ -73,7 +75,11 @@ def select(
         pooled |= _names_pool(chains)
         _refuse_tools(chains, registry)
     base = base_model or base or default_base
+    if body_approach == "auto" and automatic is not None:
+        default_approach = "auto"
     default_approach = own.get(base, default_approach)
+    if default_approach == "auto" and automatic is not None:
+        default_approach = automatic
     if not _names_approach(chains) and default_approach not in _BY_PREFIX:
         chains, source = _pipeline(default_approach, registry, "model"), "default"
         pooled |= _names_pool(chains)

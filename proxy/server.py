@@ -20,6 +20,8 @@ from gunicorn.errors import AppImportError, HaltServer
 from proxy.board import Board, Row
 from proxy.errors import ConfigError
 from proxy.notify import Notifier
+from proxy.router.config import RouterSettings
+from proxy.router.supervisor import Supervisor
 from proxy.settings import Settings
 from proxy.telemetry.counters import Counters
 from proxy.telemetry.logs import log_to_stderr
@@ -80,6 +82,7 @@ class Application(BaseApplication):
         self.ring = Ring()
         self.counters = Counters()
         register(settings, self.slots)
+        self.router = Supervisor()
         self.socket_activated = False
         self._reload = reload
         self._registry = registry
@@ -110,10 +113,21 @@ class Application(BaseApplication):
         # Imported by the worker: a master without the app is 40 MB smaller, and a reload takes in
         # code that has changed.
         from proxy.app import create_app
+        from proxy.router.client import Router
 
+        router = self.router
+        classifier = Router(
+            self.settings.router or RouterSettings(), router.address, router.absent
+        )
         try:
             return create_app(
-                self.settings, self._registry, self.board, self.slots, self.ring, self.counters
+                self.settings,
+                self._registry,
+                self.board,
+                self.slots,
+                self.ring,
+                self.counters,
+                classifier,
             )
         except ConfigError as error:
             # The one exception that gunicorn prints without a traceback.
@@ -129,6 +143,7 @@ class Application(BaseApplication):
             self.board.refuse(str(error))
             return False
         self.settings = settings
+        self.router.renew(settings.router)
         self.board.refuse("")
         return True
 
@@ -173,6 +188,7 @@ class _Arbiter(Arbiter):
     def start(self) -> None:
         super().start()
         self.app.socket_activated = self.systemd
+        self.app.router.renew(self.app.settings.router)
 
     def handle_hup(self) -> None:
         """New workers for the old ones.
@@ -202,6 +218,11 @@ class _Arbiter(Arbiter):
         self._systemd.send("STOPPING=1")
         super().halt(reason, exit_status)
 
+    def stop(self, graceful: bool = True) -> None:
+        super().stop(graceful)
+        # Until here the last requests may have asked it.
+        self.app.router.stop()
+
     def murder_workers(self) -> None:
         super().murder_workers()
         self._tick()
@@ -227,6 +248,7 @@ class _Arbiter(Arbiter):
         return super().wait_for_signals(timeout if self._ready else 0.05)
 
     def _tick(self) -> None:
+        self.app.router.tick()
         rows = [row for row in self.rows if row.pid]
         status = self._status(rows)
         if self._ready:

@@ -21,6 +21,7 @@ from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from proxy.ensembles import Ensemble
+    from proxy.router.config import RouterSettings
     from proxy.upstream.config import PoolConfig
 
 #: Default port of the service, and the address of the operator's own machine.
@@ -165,6 +166,8 @@ class Settings:
     ensembles: Mapping[str, Ensemble] = field(default_factory=dict)
     #: What a handle's name stands for, by its `proxy.ensembles.handle_key`.
     aliases: Mapping[str, str] = field(default_factory=dict)
+    #: The classifier of the approach ``router``; None for a service without one.
+    router: RouterSettings | None = None
     #: Answer every request by ``none``.
     degraded: bool = False
     #: Names that a gateway keeps for its own routing: those in front of a model's are not listed.

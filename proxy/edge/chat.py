@@ -105,6 +105,7 @@ class ChatViews:
             known,
             self._settings,
             task_header=request.environ.get(_TASK, ""),
+            automatic="router" if self._engine.classifier.state.phase == "ready" else None,
         )
         exchange.plan, exchange.approach, exchange.model = plan, plan.approach, plan.base
         job = resources.enter_context(self._engine.submit(plan, caller, exchange.ledger))

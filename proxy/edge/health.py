@@ -41,10 +41,12 @@ class HealthViews:
 
         ``reload`` says what became of the last one: null, or that and why it was refused;
         ``providers`` how each of them is; ``degraded`` whether every request is answered by
-        ``none``; ``version`` that of what serves.
+        ``none``; ``router`` whether there is a classifier: loading, ready or absent, and why that is;
+        ``version`` that of what serves.
         """
         exchange = Exchange.of(request.environ)
         reason = self._trouble()
+        router = self._engine.classifier.state
         refusal = self._board.refusal
         body = {
             "status": "ok" if reason is None else "not ready",
@@ -52,6 +54,8 @@ class HealthViews:
             "reload": f"refused, the previous configuration serves: {refusal}" if refusal else None,
             "providers": self._providers(),
             "degraded": self._settings.degraded,
+            "router": router.phase,
+            "router_why": router.why or None,
             "version": self._settings.version,
         }
         return json_response(orjson.dumps(body), exchange, 200 if reason is None else 503)

@@ -15,6 +15,7 @@ import uvloop
 
 from proxy.edge.handoff import Job
 from proxy.registry import Registry
+from proxy.router.client import Router
 from proxy.run.engine import Engine
 from proxy.run.ledger import Ledger
 from proxy.run.plan import Plan
@@ -29,10 +30,14 @@ STUCK_STATUS = 70
 class EngineThread:
     """Nothing async exists before `start`, which a worker calls after the fork."""
 
-    def __init__(self, settings: Settings, registry: Registry, slots: Slots) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, slots: Slots, classifier: Router
+    ) -> None:
         self._settings = settings
         self._registry = registry
         self._slots = slots
+        #: What the approach ``router`` asks, on the loop.
+        self.classifier = classifier
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._started = threading.Event()
@@ -116,7 +121,7 @@ class EngineThread:
         loop.close()
 
     async def _open(self) -> None:
-        self._engine = Engine(self._settings, self._registry, self._slots)
+        self._engine = Engine(self._settings, self._registry, self._slots, self.classifier)
 
     async def _close(self) -> None:
         mine = asyncio.current_task()

@@ -70,8 +70,11 @@ class Exchange:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a response is found again by; the trace where the client has sent one."""
+        """What a response is found again by, with its trace where the client has sent one; and
+        what the router has chosen by now."""
         headers = {"x-request-id": self.id}
+        if self.ledger.routes:
+            headers["x-optillm-router"] = str(self.ledger.routes[0])
         if self.trace.parent_id:
             headers["traceparent"] = self.trace.header_of(self.trace.span_id)
         return headers

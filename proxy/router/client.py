@@ -67,6 +67,10 @@ class Router:
         self._upkeep: asyncio.Task[None] | None = None
 
     @property
+    def settings(self) -> RouterSettings:
+        return self._settings
+
+    @property
     def state(self) -> State:
         return self._state
 
@@ -143,6 +147,11 @@ class Router:
         answer = self._waiting.pop(said["id"], None)
         if answer is not None:
             _settle(answer, said["shares"])
+
+
+def no_classifier() -> Router:
+    """For a service without one: it never decides."""
+    return Router(RouterSettings(), "", "no classifier is set up")
 
 
 def _settle(answer: asyncio.Future[Any], shares: list[float] | None) -> None:

@@ -76,12 +76,16 @@ def load(checkpoint: Checkpoint, precision: Precision, threads: int) -> Classifi
         full = _load(checkpoint, "fp32")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise Unusable(f"{checkpoint.folder}: {error}") from error
-    small = _quantised(full)
-    tokeniser = Tokeniser(checkpoint.tokenizer)
-    alike = parity(_decide(full), _decide(small), tokeniser)
-    if alike >= PARITY:
-        return small
-    refusal = f"int8 refused: it decides {alike:.1%} of the prompts alike, {PARITY:.0%} are needed"
+    try:
+        small = _quantised(full)
+        alike = parity(_decide(full), _decide(small), Tokeniser(checkpoint.tokenizer))
+    except (AttributeError, RuntimeError) as error:
+        # Later versions of torch leave it out, and some CPUs have no engine for it.
+        refusal = f"int8 refused: {error}"
+    else:
+        if alike >= PARITY:
+            return small
+        refusal = f"int8 refused: it decides {alike:.1%} of the prompts alike, not {PARITY:.0%}"
     if has_bf16():
         full = _load(checkpoint, "bf16")
     return Classifier(full._base, full._effort, full._head, f"{full.note}; {refusal}")

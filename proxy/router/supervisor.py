@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 
@@ -25,6 +25,8 @@ _SILENCE = 60.0
 #: Seconds between its end and the next start: doubled each time, from one to the other.
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
 _SIDECAR = (sys.executable, "-m", "proxy.router.sidecar")
+#: What it is told of the environment, which holds the service's keys.
+_KEPT = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
 
 Find = Callable[[RouterSettings], Checkpoint]
 
@@ -89,7 +91,7 @@ class Supervisor:
             elif now - self._heard > _SILENCE:
                 self._lost(f"has been silent for {_SILENCE:.0f} s", now)
         if self._process is None and self._wanted is not None and now >= self._next:
-            self._start(self._wanted[0], now)
+            self._start(*self._wanted, now)
 
     def stop(self) -> None:
         """End it for good; for the master alone."""
@@ -98,8 +100,8 @@ class Supervisor:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, settings: RouterSettings, now: float) -> None:
-        said = orjson.dumps(asdict(settings)).decode()
+    def _start(self, settings: RouterSettings, checkpoint: Checkpoint, now: float) -> None:
+        said = orjson.dumps(asdict(replace(settings, model=str(checkpoint.folder)))).decode()
         self._started = self._heard = now
         try:
             self._folder = self._folder or tempfile.mkdtemp(prefix="optillm-router-")
@@ -107,6 +109,7 @@ class Supervisor:
                 [*self._command, self.address, said, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
+                env={name: os.environ[name] for name in _KEPT if name in os.environ},
             )
         except OSError as error:
             self._lost(f"could not be started: {error}", now)

@@ -17,6 +17,8 @@ from proxy.errors import (
     ShuttingDown,
 )
 from proxy.registry import Registry
+from proxy.router.client import Router
+from proxy.router.ladder import Ladder
 from proxy.run import passthrough
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
@@ -64,10 +66,14 @@ class Engine:
         settings: Settings,
         registry: Registry,
         slots: Slots,
+        classifier: Router,
         connect: Connect | None = None,
     ) -> None:
         self._settings = settings
-        self.services = Services(registry=registry, cache=Cache(), calculator=Calculator())
+        self.services = Services(
+            registry=registry, cache=Cache(), calculator=Calculator(), ladder=Ladder(classifier)
+        )
+        classifier.start()
         slots.claim()
         self.pools = Pools(settings, slots, connect)
         self.catalog = Catalog(self.pools)
@@ -92,6 +98,7 @@ class Engine:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
+        await self.services.ladder.classifier.close()
         await self.services.calculator.close()
         await self.pools.close()
 
@@ -156,6 +163,7 @@ class Engine:
             caller=caller,
             play=play,
             fanout=Fanout(self._settings.max_fanout),
+            options=plan.options,
             task=asyncio.current_task(),
         )
         if self._ends_at is not None:

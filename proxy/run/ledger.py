@@ -12,6 +12,7 @@ from proxy.wire.assemble import Assembler
 
 if TYPE_CHECKING:
     from proxy.chat import Reply
+    from proxy.router.ladder import Choice
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class Candidate:
 class Decision:
     """How an approach came to its answer, or to a step on the way."""
 
-    #: The approach, and the kind of decision: vote, rating, selection, check.
+    #: The approach, and the kind of decision: vote, rating, selection, check, route.
     approach: str
     kind: str
     candidates: tuple[Candidate, ...]
@@ -109,6 +110,8 @@ class Ledger:
     skipped: list[str] = field(default_factory=list)
     exhausted: str | None = None
     decisions: list[Decision] = field(default_factory=list)
+    #: What the approach ``router`` has chosen, once for each choice of the response.
+    routes: list[Choice] = field(default_factory=list)
     #: Whether what is asked and answered is kept: the operator wants to read it.
     texts: bool = False
     #: By choice, what a client that reads along has been told, where texts are kept.
@@ -235,6 +238,8 @@ class Ledger:
             "skipped": self.skipped,
             "unreported_calls": self.unreported,
         }
+        if self.routes:
+            summary["router"] = self.routes[0].as_json()
         if shared := self.shared:
             summary["shared"] = shared
         if trace:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from proxy.approach import Entry
 from proxy.chat import Chat
-from proxy.ensembles import Ensemble, Team, handle_key
+from proxy.ensembles import Ensemble, Team, effort_of, handle_key
 from proxy.errors import BadRequest, BudgetTooSmall
 from proxy.pipeline import Branch, compile_branch
 from proxy.registry import Registry, checked_options
@@ -35,6 +35,8 @@ class Plan:
     choices: int
     limits: Limits
     seconds: float
+    #: What is set for the approaches that ``router`` may choose, by slug.
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: Whether the providers of proxy_config.yaml serve it.
     pooled: bool = False
     #: Its name, where the base is one.
@@ -69,10 +71,12 @@ def make_plan(
     settings: Settings,
     *,
     task_header: str = "",
+    automatic: str | None = None,
 ) -> Plan:
     """Settle a request; raises `BadRequest` for what cannot be run.
 
     ``known`` are the names of the upstream's models; the ensembles are in ``settings``.
+    ``automatic`` is the approach that ``auto`` means, if any.
     """
     tag = None
     if settings.allow_prompt_tags:
@@ -91,6 +95,7 @@ def make_plan(
         tag=tag,
         base_model=request.base_model,
         own={name: ensemble.approach for name, ensemble in settings.ensembles.items()},
+        automatic=automatic,
     )
     ensemble = settings.ensembles.get(selector.base)
     limits = settings.limits
@@ -123,6 +128,7 @@ def make_plan(
         base=selector.base,
         team=team,
         branches=branches,
+        options=options if "router" in selected else {},
         ensemble=None if ensemble is None else ensemble.name,
         handle=asked if called else None,
         task=task,
@@ -175,15 +181,21 @@ def _options(
 
     Those in the body have the peer's names or stand in ``optillm_options``. Unless it is told
     otherwise, what draws several samples draws at least one from each of an ensemble's proposers.
-    A plain name reaches every selected approach that has it, ``slug.name`` only that one. The
-    request comes back without the members that were options under a peer's name.
+    A plain name reaches every selected approach that has it, ``slug.name`` only that one. What the
+    router may choose counts as selected, except for plain names of an ensemble, which are rather
+    its models'. The request comes back without the members that were options under a peer's name.
     """
+    meant = selected
+    if "router" in selected:
+        selected = {entry.slug: entry for entry in registry}
     values: dict[str, dict[str, Any]] = {slug: {} for slug in selected}
     for name, value in settings.options.items():
         slug, _, option = name.partition(".")
         if slug in values:
             values[slug][option] = value
     if ensemble is not None:
+        if "router" in meant:
+            values["router"].setdefault("effort", effort_of(ensemble.name))
         proposers = len(ensemble.team.members_for("proposer"))
         for slug, entry in selected.items():
             samples = values[slug].get("samples", entry.defaults.get("samples", 0))
@@ -191,7 +203,7 @@ def _options(
                 values[slug]["samples"] = proposers
             for name, value in ensemble.params.items():
                 option = name.removeprefix(f"{slug}.")
-                if entry.option(option) is not None:
+                if (slug in meant or option != name) and entry.option(option) is not None:
                     values[slug].update(checked_options(entry, {option: value}))
     taken = set()
     for slug, entry in selected.items():
@@ -208,7 +220,7 @@ def _options(
         if not having:
             known = sorted({o for entry in selected.values() for o in entry.options})
             raise BadRequest(
-                f"No approach of this request ({', '.join(selected) or 'none'}) has an option "
+                f"No approach of this request ({', '.join(meant) or 'none'}) has an option "
                 f"'{name}'. Known: {', '.join(known) or 'none'}.",
                 code="unknown_option",
                 param=f"optillm_options.{name}",

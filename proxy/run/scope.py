@@ -18,6 +18,8 @@ from proxy.chat import Chat, Filter, Reply
 from proxy.ensembles import Team
 from proxy.errors import UpstreamError
 from proxy.run.attendance import Attendance
+from proxy.router.client import no_classifier
+from proxy.router.ladder import Ladder
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
 from proxy.run.fanout import Fanout
@@ -42,6 +44,7 @@ class Services:
     cache: Cache
     calculator: Calculator
     sandbox: Sandbox = field(default_factory=Subprocess)
+    ladder: Ladder = field(default_factory=lambda: Ladder(no_classifier()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Run:
     caller: Caller = Caller()
     #: What bounds the calls that are under way at once; None: nothing.
     fanout: Fanout | None = None
+    #: What is set for the approaches that ``router`` may choose, by slug.
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replied: Callable[[], None] | None = None
     attendance: Attendance = field(default_factory=Attendance)
     play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None

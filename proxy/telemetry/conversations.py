@@ -21,7 +21,7 @@ from proxy.settings import Secret
 from proxy.telemetry.folder import DailyFiles
 from proxy.telemetry.operation import operation_of
 from proxy.telemetry.record import Record
-from proxy.telemetry.redact import Cleaner
+from proxy.telemetry.redact import Cleaner, Verbatim, is_clean
 from proxy.wire.assemble import completion
 
 _log = logging.getLogger("optillm.conversations")
@@ -143,16 +143,19 @@ class Conversations:
 
     def _line(self, record: Record) -> bytes:
         try:
-            return orjson.dumps(entry_of(record, self._secrets)) + b"\n"
+            # To look through a line as a whole takes a tenth of copying what it is made of.
+            line = _dumped(entry_of(record, Verbatim()))
+            if line is None or not is_clean(line, self._secrets):
+                line = orjson.dumps(entry_of(record, Cleaner(_ENTRY, self._secrets)))
+            return line + b"\n"
         except (RuntimeError, TypeError, ValueError) as error:
             # A call that is only just being cancelled may still write to what is read here.
             _log.error("request %s is missing in the conversation log: %s", record.id, error)
             return b""
 
 
-def entry_of(record: Record, secrets: Sequence[Secret] = ()) -> dict[str, Any]:
+def entry_of(record: Record, cleaner: Cleaner | Verbatim) -> dict[str, Any]:
     """One request under the names that OptiLLM gave; ``truncated`` where something was too long."""
-    cleaner = Cleaner(_ENTRY, secrets)
     plan = record.plan
     # What matters most comes first: it gets the room there is.
     model = cleaner.text(record.model)
@@ -179,6 +182,14 @@ def entry_of(record: Record, secrets: Sequence[Secret] = ()) -> dict[str, Any]:
     }
 
 
+def _dumped(entry: Mapping[str, Any]) -> bytes | None:
+    """A line; None for one that is nested too deep, or holds half a surrogate pair."""
+    try:
+        return orjson.dumps(entry)
+    except TypeError:
+        return None
+
+
 def _approach(plan: Plan) -> str:
     """As OptiLLM writes it: ``moa``, ``AND(re2,moa)``, ``OR(moa,bon)``."""
     operation, names = operation_of(plan)
@@ -192,7 +203,9 @@ def _asked(record: Record) -> Mapping[str, Any]:
     return {**defaults, **(record.request or {})}
 
 
-def _call(number: int, call: CallRecord, record: Record, cleaner: Cleaner) -> dict[str, Any]:
+def _call(
+    number: int, call: CallRecord, record: Record, cleaner: Cleaner | Verbatim
+) -> dict[str, Any]:
     """A call to a provider; ``response`` is what has come of it, None where nothing has."""
     return {
         "call_number": number,

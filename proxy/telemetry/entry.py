@@ -70,7 +70,8 @@ def entry_of(request: Mapping[str, Any], ledger: Ledger, texts: Texts | None) ->
     made = [call for call in list(ledger.calls) if call.sent is not None]
     entry = {
         **request,
-        "rounds": max((call.round for call in made), default=0),
+        # An answer that was shared has been waited for by somebody else.
+        "rounds": max((call.round for call in made if not call.shared), default=0),
         "first": _first(made),
         "prompt_tokens": sum(_whole(call.prompt_tokens) for call in made),
         "completion_tokens": sum(_whole(call.completion_tokens) for call in made),

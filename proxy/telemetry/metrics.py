@@ -106,6 +106,10 @@ SHARED = Family(
     "optillm_calls_shared", "counter", "Calls that were not made: another's answer was there.",
     ("source",),
 )  # fmt: skip
+ROUTED = Family(
+    "optillm_router_decisions", "counter", "Approaches that the router has chosen, and by what.",
+    ("approach", "source"),
+)  # fmt: skip
 LOST = Family("optillm_requests_lost", "counter", "Requests that were lost with workers that died.")
 IN_FLIGHT = Family("optillm_requests_in_flight", "gauge", "Chats admitted and not answered.")
 CALLS_IN_FLIGHT = Family(
@@ -131,7 +135,7 @@ STATE = Family(
 #: Added up as requests end.
 COUNTED = (
     REQUESTS, FULL, SECONDS, FIRST, ROUNDS, CALLS, CANCELLED, TOKENS, WAITED, FAILOVERS, RETRIES,
-    MISSING, EXHAUSTED, SHARED,
+    MISSING, EXHAUSTED, SHARED, ROUTED,
 )  # fmt: skip
 #: As things are at a scrape.
 PRESENT = (
@@ -209,6 +213,8 @@ class Metrics:
                 self._add(MISSING, (record.plan.ensemble, model))
         if ledger.exhausted is not None:
             self._add(EXHAUSTED, (ledger.exhausted,))
+        for choice in list(ledger.routes):
+            self._add(ROUTED, (self._approach(choice.slug), choice.source))
 
     def _count_call(self, call: CallRecord, sent: float) -> None:
         provider = self._bounded("provider", call.provider or OTHER)

@@ -113,7 +113,7 @@ class Exporter:
             end_time=_nanoseconds(request.began + request.seconds),
         )
         for call in list(request.calls):
-            if call.sent is None:
+            if call.sent is None or call.shared:
                 continue
             end = request.seconds if call.end is None else call.end
             failed = "" if call.outcome in ("ok", "cancelled") else call.outcome

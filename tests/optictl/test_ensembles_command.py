@@ -144,12 +144,12 @@ def test_what_needs_a_model_that_the_site_does_not_name(home: Home) -> None:
 def test_what_the_proxy_would_refuse(home: Home, tmp_path: Path) -> None:
     registry = tmp_path / "mine.jsonl"
     first = SHIPPED.read_text().splitlines()[-1]
-    registry.write_text(first.replace('"moa"', '"z3"') + "\n")
+    registry.write_text(first.replace('"moa"', '"memory"') + "\n")
     home.declare(f"{MODELS}\nensembles: {registry}")
     home.install()
     [row] = home.rows().values()
     assert (row["calls"], row["stages"]) == (None, [])
-    assert row["why"].startswith("Approach 'z3' is reserved but not built yet.")
+    assert row["why"].startswith("Approach 'memory' is reserved but not built yet.")
     [_, line] = home.run().stdout.splitlines()
     assert re.split(r"\s{2,}", line)[4:7] == ["–", "–", "installed"]
     assert "state" in home.run(row["name"]).stdout

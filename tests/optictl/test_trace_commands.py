@@ -78,6 +78,13 @@ class TestRetelling:
         said = reasons(trace(call(), call(), last))
         assert said[-1] == "sim (aggregator) wrote the answer behind 2 earlier replies."
 
+    @pytest.mark.parametrize("members", [{"exhausted": "deadline"}, {"code": "upstream_timeout"}])
+    def test_nobody_is_said_to_have_written_what_was_cut_short(
+        self, members: dict[str, Any]
+    ) -> None:
+        said = reasons(trace(call(), call(role="judge"), **members))
+        assert not any("wrote the answer" in line for line in said)
+
     def test_calls_that_came_to_nothing_are_counted(self) -> None:
         lost = call(outcome="cancelled", why="decided")
         said = reasons(trace(call(), lost, lost, call(outcome="upstream_timeout")))

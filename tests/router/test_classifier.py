@@ -101,7 +101,17 @@ def test_int8_is_refused_where_it_decides_otherwise(
     monkeypatch.setattr(model, "parity", lambda *_: 0.98)
     refused = load(inspect(folder), "int8", 1).note
     assert refused.startswith("bf16; " if has_bf16() else "fp32; ")
-    assert "int8 refused: it decides 98.0% of the prompts alike, 99% are needed" in refused
+    assert "int8 refused: it decides 98.0% of the prompts alike, not 99%" in refused
+
+
+def test_int8_is_refused_where_torch_has_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: Classifier) -> Classifier:
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr(model, "_quantised", none)
+    assert load(inspect(folder), "int8", 1).note.endswith("; int8 refused: no engine")
 
 
 def test_int8_is_given_where_it_decides_alike(

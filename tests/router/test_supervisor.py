@@ -122,6 +122,24 @@ def test_a_reload_keeps_one_that_would_be_the_same(supervisor: Make) -> None:
     assert sidecar.address == address
 
 
+def test_it_is_not_told_the_keys_of_the_service(
+    supervisor: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    sidecar = supervisor(SILENT)
+    sidecar.renew(SETTINGS)
+    environ = Path(f"/proc/{sidecar.pid}/environ")
+    assert eventually(lambda: b"PATH=" in environ.read_bytes())
+    assert b"sk-secret" not in environ.read_bytes()
+
+
+def test_it_is_told_where_the_model_was_found(supervisor: Make) -> None:
+    sidecar = supervisor(SILENT)
+    sidecar.renew(SETTINGS)
+    command = Path(f"/proc/{sidecar.pid}/cmdline")
+    assert eventually(lambda: b'"model":"/models/router"' in command.read_bytes())
+
+
 def test_why_there_is_none_is_told(supervisor: Make) -> None:
     def nothing(_: RouterSettings) -> Checkpoint:
         raise Unusable("torch is not installed")

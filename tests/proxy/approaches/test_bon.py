@@ -185,13 +185,13 @@ class TestTimeAndBudget:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(faults=(Fault("hang", role="judge"),))
-        answer = proxy.ask("bon-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("bon-sim", optillm_budget={"max_seconds": 1.5}).json
         assert answer["choices"][0]["message"]["content"] in candidates(sim)
         assert answer["optillm"]["exhausted"] == "deadline"
 
     def test_the_best_rated_so_far_is_kept(self, proxy: InProcess, sim: SimulatorThread) -> None:
         sim.behave(faults=(Fault("hang", role="solver", times=1),))
-        answer = proxy.ask("bon-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("bon-sim", optillm_budget={"max_seconds": 1.5}).json
         assert answer["choices"][0]["message"]["content"] in candidates(sim)
 
     def test_ratings_that_cannot_be_paid_for_are_left_out_and_that_is_told(

@@ -217,8 +217,8 @@ class TestFaults:
     def test_a_deadline_returns_the_vote_so_far(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        sim.behave(**SPLIT, chunk_interval=0.2)
-        answer = proxy.ask("deepconf-sim", optillm_budget={"max_seconds": 1.0}).json
+        sim.behave(**SPLIT, faults=(Fault("hang", times=1),))
+        answer = proxy.ask("deepconf-sim", optillm_budget={"max_seconds": 1.5}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
 

@@ -193,7 +193,7 @@ class TestFaults:
     def test_at_the_deadline_the_best_so_far(self, proxy: InProcess, sim: SimulatorThread) -> None:
         proxy.ask("deepthink-sim")
         sim.behave(**UNLIKE, faults=(Fault("hang", role="solver", times=1),))
-        answer = proxy.ask("deepthink-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("deepthink-sim", optillm_budget={"max_seconds": 1.5}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
         assert eventually(lambda: sim.log.inflight == 0)

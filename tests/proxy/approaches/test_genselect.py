@@ -226,7 +226,7 @@ class TestTimeAndBudget:
         sim.behave(
             probability=0.0, distractors=(1.0,) * 50, faults=(Fault("hang", role="selector"),)
         )
-        answer = proxy.ask("genselect-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("genselect-sim", optillm_budget={"max_seconds": 1.5}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
         assert eventually(lambda: sim.log.inflight == 0)

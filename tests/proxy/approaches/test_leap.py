@@ -303,7 +303,7 @@ class TestTimeAndBudget:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(**WRONG, faults=(Fault("hang", role="stage"),))
-        answer = proxy.ask("leap-sim", SHOTS, optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("leap-sim", SHOTS, optillm_budget={"max_seconds": 1.5}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
         assert eventually(lambda: sim.log.inflight == 0)

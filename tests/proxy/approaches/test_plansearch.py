@@ -235,7 +235,7 @@ class TestTimeAndBudget:
 
     def test_at_the_deadline_the_best_so_far(self, proxy: InProcess, sim: SimulatorThread) -> None:
         sim.behave(**UNLIKE, faults=(Fault("hang", role="selector"),))
-        answer = proxy.ask("plansearch-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("plansearch-sim", optillm_budget={"max_seconds": 1.5}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
         assert eventually(lambda: sim.log.inflight == 0)

@@ -138,7 +138,7 @@ class TestLimits:
     ) -> None:
         roles = ("judge", "stage", "deceiver")
         sim.behave(faults=tuple(Fault("hang", role=role) for role in roles))
-        response = proxy.ask(f"{slug}-sim", optillm_budget={"max_seconds": 0.5})
+        response = proxy.ask(f"{slug}-sim", optillm_budget={"max_seconds": 1.5})
         assert answer_of(response) in said_by_solvers(sim)
         assert response.json["optillm"]["exhausted"] == "deadline"
         assert eventually(lambda: sim.log.inflight == 0)

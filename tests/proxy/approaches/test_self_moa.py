@@ -131,7 +131,7 @@ class TestWhereItEndsEarly:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(faults=(Fault("hang", role="aggregator"),))
-        answer = proxy.ask("self_moa-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("self_moa-sim", optillm_budget={"max_seconds": 1.5}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
         assert eventually(lambda: sim.log.inflight == 0)

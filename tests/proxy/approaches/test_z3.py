@@ -212,7 +212,7 @@ class TestAtTheSimulator:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(faults=(Fault("hang", role="stage"),))
-        answer = proxy.ask("z3-sim", optillm_budget={"max_seconds": 0.5}).json
+        answer = proxy.ask("z3-sim", optillm_budget={"max_seconds": 1.5}).json
         assert "391" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
 
