@@ -27,7 +27,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-router test-system lint format bench bench-peer docs requirements clean
+.PHONY: help setup demo test test-router test-system lint format bench bench-peer bench-router docs train-router requirements clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,8 +91,14 @@ bench: $(READY)  ## Print the figures of docs/benchmarks.md
 bench-peer: $(READY) $(OPTILLM)/.ready  ## The same loads on OptiLLM 0.3.12 and on us (QUICK=1: a short run)
 	@$(BIN)/python -m benchmarks.peer --optillm $(OPTILLM)/bin/optillm $(if $(QUICK),--quick)
 
+bench-router: $(ROUTER5)/.ready  ## The router's classifier, OptiLLM's way and ours (QUICK=1: a short run)
+	@$(ROUTER5)/bin/python -m benchmarks.router $(if $(QUICK),--quick)
+
 docs: $(READY)  ## Write the reference pages of docs/ anew, from the program
 	@$(BIN)/python -m tools.reference
+
+train-router: $(READY)  ## Train the router's linear model anew, and write its report
+	@$(BIN)/python -m tools.train_router
 
 requirements:  ## Pin everything again (needs uv)
 	@for name in base dev; do \

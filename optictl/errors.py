@@ -16,6 +16,7 @@
     ├── GatewayFailed             LiteLLM does not restart, or does not come back
     ├── EnsembleFailed            a handle is there and does not answer as it should
     ├── WarmupFailed              the service did not get to answer
+    ├── FetchFailed               the router's classifier could not be fetched, or is none
     ├── Drifted                   a file is not as declared
     ├── NotRunning                exit 3
     ├── UnknownUnit               exit 4
@@ -110,6 +111,10 @@ class EnsembleFailed(OptictlError):
 
 class WarmupFailed(OptictlError):
     code = "warmup_failed"
+
+
+class FetchFailed(OptictlError):
+    code = "fetch_failed"
 
 
 class Drifted(OptictlError):

@@ -206,6 +206,9 @@ def _panels(of: str) -> Iterator[_Panel]:
         (shown("approach", "why"), rate("optillm_calls_cancelled_total", "approach", "why")),
         (shown("source"), rate("optillm_calls_shared_total", "source")),
     ])  # fmt: skip
+    yield _Panel("Approaches chosen by the router", "reqps", [
+        (shown("approach", "source"), rate("optillm_router_decisions_total", "approach", "source")),
+    ])  # fmt: skip
     yield _Panel("In flight", "short", [
         ("requests", f"optillm_requests_in_flight{{{of}}}"),
         ("upstream calls", f"optillm_upstream_calls_in_flight{{{of}}}"),

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ Tell = Callable[[str], None]
 _PAUSE, _LONGEST_PAUSE, _SLOWER = 0.2, 2.0, 1.5
 #: Seconds between two lines.
 _SPACING = 3.0
+#: Seconds between two looks at the router's classifier while that is loaded.
+_LOOK = 0.5
+_LOOK_LIMIT = 15.0
+#: What runs where nothing was asked for; `none` also where the router is not ready.
+_ROUTED = ("none", "router")
 #: Seconds to connect, and after which an answer that has not come is spoken of.
 _CONNECT = 5.0
 _PATIENCE = 3.0
@@ -45,18 +50,25 @@ _FIXES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """The model that answered, seconds until then, and how often it was asked."""
+    """The model that answered, seconds until then, and how often it was asked.
+
+    ``router`` is how the router's classifier was found in the end: ready, loading, absent, or
+    unused where another approach has answered; ``why`` is the service's word on that.
+    """
 
     model: str
     seconds: float
     tries: int
+    router: str = "unused"
+    why: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
             "seconds": round(self.seconds, 3),
             "tries": self.tries,
-            "router": "not built",
+            "router": self.router,
+            "router_why": self.why,
         }
 
 
@@ -84,6 +96,9 @@ def warm(
 ) -> Warmed:
     """Send ``body`` to the proxy at ``url`` until it answers; ``timeout`` is in seconds.
 
+    Where the answer was the router's to choose, its classifier is waited for too, if it is being
+    loaded; but to serve without it is no failure, also at the timeout.
+
     Raises `WarmupFailed` at the timeout, within a moment of the end of the process ``pid``, and at
     once where the answer is one that waiting does not change. ``tell`` hears each change of what is
     waited for, but no more than a line every few seconds.
@@ -91,7 +106,6 @@ def warm(
     url = url.rstrip("/").removesuffix("/v1")
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--url {url}: must begin with http:// or https://")
-    tell("router: not built; the base model is warmed")
     return asyncio.run(_watched(_Visit(url, body, key, tell), timeout, pid))
 
 
@@ -105,6 +119,8 @@ async def _watched(visit: _Visit, seconds: float, pid: int | None) -> Warmed:
                 raise WarmupFailed(f"the service (process {pid}) has ended; its log says why")
             if warming.done():
                 return warming.result()
+            if visit.warmed is not None:
+                return visit.warmed
             raise WarmupFailed(
                 f"no answer within {seconds:g} s; it last waited for {visit.waits_for}"
             )
@@ -147,6 +163,8 @@ class _Visit:
 
     def __init__(self, url: str, body: bytes, key: Secret | None, tell: Tell) -> None:
         self.waits_for = "the connection"
+        #: Once the model has answered, while the classifier is waited for.
+        self.warmed: Warmed | None = None
         self._url = url
         self._body = body
         self._key = key
@@ -170,14 +188,38 @@ class _Visit:
         async with client as http:
             while True:
                 tries += 1
-                model = await self._ask(http)
-                if model is not None:
-                    return Warmed(model, time.monotonic() - began, tries)
+                said = await self._ask(http)
+                if said is not None:
+                    warmed = Warmed(str(said.get("model")), time.monotonic() - began, tries)
+                    return await self._until_routed(http, warmed) if _routed(said) else warmed
                 await asyncio.sleep(pause)
                 pause = min(pause * _SLOWER, _LONGEST_PAUSE)
 
-    async def _ask(self, http: httpx.AsyncClient) -> str | None:
-        """The model that has answered; None where it may do so later. Raises `WarmupFailed`."""
+    async def _until_routed(self, http: httpx.AsyncClient, warmed: Warmed) -> Warmed:
+        """``warmed`` once the classifier is ready, or is known to be absent."""
+        while True:
+            found = await self._classifier(http, warmed)
+            if found.router != "loading":
+                why = "" if found.why is None else f" ({found.why})"
+                self._tell(f"router: {found.router}{why}")
+                return found
+            self.warmed = found
+            self._wait_for("the router's classifier, which is being loaded")
+            await asyncio.sleep(_LOOK)
+
+    async def _classifier(self, http: httpx.AsyncClient, warmed: Warmed) -> Warmed:
+        try:
+            response = await http.get(f"{self._url}/health/ready", timeout=_LOOK_LIMIT)
+        except httpx.RequestError as error:
+            return replace(warmed, router="absent", why=f"/health/ready does not answer: {error}")
+        said = _object(response.content)
+        router, why = said.get("router"), said.get("router_why")
+        if router not in ("ready", "loading", "absent"):
+            return replace(warmed, router="absent", why="the service does not say how it is")
+        return replace(warmed, router=str(router), why=why if isinstance(why, str) else None)
+
+    async def _ask(self, http: httpx.AsyncClient) -> dict[str, Any] | None:
+        """What was answered; None where it may be later. Raises `WarmupFailed`."""
         slow = asyncio.get_running_loop().call_later(
             _PATIENCE, self._wait_for, "the base model's first answer"
         )
@@ -195,7 +237,7 @@ class _Visit:
             slow.cancel()
         said = _object(response.content)
         if response.status_code == 200 and isinstance(said.get("choices"), list):
-            return str(said.get("model"))
+            return said
         code, message = response.headers.get("x-optillm-error"), _message(said)
         if code == "no_healthy_providers" and _KEY_REFUSED.fullmatch(message):
             code = "upstream_auth"
@@ -224,6 +266,12 @@ class _Visit:
         if what != self._told and now - self._told_at >= _SPACING:
             self._told, self._told_at = what, now
             self._tell(f"waiting for {what}")
+
+
+def _routed(said: Mapping[str, Any]) -> bool:
+    """Whether the router has chosen, or would have where ``auto`` asks for it once it is ready."""
+    told = said.get("optillm")
+    return isinstance(told, dict) and told.get("approach") in _ROUTED
 
 
 def _lasts(status: int, code: str | None) -> bool:

@@ -132,8 +132,8 @@ class Ensemble:
 def effort_of(name: str) -> float:
     """How much thought an ensemble's name promises, from 0 to 1: ``opt-code-balanced-l`` .75.
 
-    Its size says .9 (xl), .8 (l), .6 (m) or .4 (s), .7 where it has none; its mode adds .1 (high) or
-    takes .3 (fast), ``balanced`` takes .05.
+    Its size says .9 (xl), .8 (l), .6 (m) or .4 (s), .7 where it has none; its mode adds .1 (high)
+    or takes away .05 (balanced) or .3 (fast).
     """
     words = name.lower().split("-")
     size = next((_SIZES[word] for word in reversed(words) if word in _SIZES), _NO_SIZE)

@@ -116,9 +116,7 @@ class Application(BaseApplication):
         from proxy.router.client import Router
 
         router = self.router
-        classifier = Router(
-            self.settings.router or RouterSettings(), router.address, router.absent
-        )
+        classifier = Router(self.settings.router or RouterSettings(), router.address, router.absent)
         try:
             return create_app(
                 self.settings,

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
+#: Bytes on disk of an install without extras, beyond pip and setuptools.
+LIMIT = 85_000_000
+#: Bytecode that pip writes beside a module, at most, for each byte of it.
+BYTECODE = 1.2
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +48,37 @@ def test_the_commands_run_from_it(installed: Path) -> None:
     command = [sys.executable, "-P", "-c", code, str(installed), "approaches", "moa"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=installed)
     assert "arXiv:2406.04692" in shown.stdout
+
+
+def test_an_install_without_extras_is_small_and_has_no_torch(installed: Path) -> None:
+    packages: set[str] = set()
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        collect(Requirement(line), packages)
+    assert {"aiohttp", "multidict", "pydantic-core"} <= packages
+    assert not packages & {"torch", "transformers", "numpy", "sympy"}
+    files = [file for file in installed.rglob("*") if file.is_file()]
+    for name in packages:
+        files += [Path(str(file.locate())) for file in distribution(name).files or ()]
+    assert sum(map(on_disk, files)) < LIMIT
+
+
+def collect(requirement: Requirement, into: set[str]) -> None:
+    """What an install of ``requirement`` brings along, itself among it."""
+    name = canonicalize_name(requirement.name)
+    if name in into:
+        return
+    into.add(name)
+    extras = ["", *requirement.extras]
+    for line in distribution(name).requires or ():
+        needed = Requirement(line)
+        marker = needed.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+            collect(needed, into)
+
+
+def on_disk(file: Path) -> float:
+    """Bytes, with those of its bytecode, which pip writes and others leave to the first import."""
+    if file.suffix == ".pyc" or not file.exists():
+        return 0
+    size = -(-file.stat().st_size // 4096) * 4096
+    return size * (1 + BYTECODE) if file.suffix == ".py" else size

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 
 from proxy.chat import Chat
 from proxy.router import features as rules
@@ -100,33 +101,33 @@ def report(model: Linear, examples: Sequence[Example]) -> str:
 
 def _report(model: Linear, examples: Sequence[Example]) -> Iterator[str]:
     ways = choices(model)
-    size = len(model.written())
+    templates = sum(len(each.templates) for each in FAMILIES)
     yield "<!-- Written by `make train-router`: do not edit. -->\n"
     yield "# The router's linear model\n"
-    yield (
-        f"`proxy/router/linear.bin`, {size:,} bytes: logistic regression over {BUCKETS:,} hashed\n"
-        f"n-grams, {len(model.labels)} approaches. `make train-router` makes the set, the weights "
-        "and this page\nagain, to the byte.\n"
+    yield _paragraph(
+        f"`proxy/router/linear.bin`, {len(model.written()):,} bytes: logistic regression over "
+        f"{BUCKETS:,} hashed n-grams, {len(model.labels)} approaches. `make train-router` makes "
+        "the set, the weights and this page again, to the byte."
     )
     yield "## What it has learned from\n"
-    yield (
-        f"{len(FAMILIES)} families of tasks, {sum(len(each.templates) for each in FAMILIES)} "
-        f"templates, {TRAINED} questions of each family. Of every three\ntemplates one is held "
-        f"out: {HELD_OUT} questions of each family, of a wording that training does not\nsee. "
-        "The label is the approach of the largest utility: the probability of a good answer, less\n"
-        f"{PRICE:g} × (1 - effort) for each call more than one, at an effort of {EFFORT:g}.\n"
+    yield _paragraph(
+        f"{len(FAMILIES)} families of tasks, {templates} templates, {TRAINED} questions of each "
+        f"family. Of every three templates one is held out: {HELD_OUT} questions of each family, "
+        "of a wording that training does not see. The label is the approach of the largest "
+        "utility: the probability of a good answer, less "
+        f"{PRICE:g} × (1 - effort) for each call more than one, at an effort of {EFFORT:g}."
     )
-    yield (
+    yield _paragraph(
         "The set is made, not logged: how often a plain answer fails, and how much an approach "
-        "mends, are\nassumptions (`tools/router_set.yaml`). The figures say how well the model has "
-        "learned to tell such\ntasks apart in other words, not how much better answers get. "
-        "Traces of your own requests would say\nthat.\n"
+        "mends, are assumptions (`tools/router_set.yaml`). The figures say how well the model has "
+        "learned to tell such tasks apart in other words, not how much better answers get. Traces "
+        "of your own requests would say that."
     )
     yield "## Regret\n"
-    yield (
-        "What is lost of an answer's worth against the best choice, on the average of the questions "
-        "held\nout. Less is better. Accuracy is not given: to take the second best of two that are "
-        f"nearly as\ngood costs nearly nothing. Sure is a share of {SURE:g} or more.\n"
+    yield _paragraph(
+        "What is lost of an answer's worth against the best choice, on the average of the "
+        "questions held out. Less is better. Accuracy is not given: to take the second best of two "
+        f"that are nearly as good costs nearly nothing. Sure is a share of {SURE:g} or more."
     )
     yield "| choice | regret |\n| --- | --- |"
     for name, choice in ways.items():
@@ -147,6 +148,10 @@ def _in_bytes(labels: Sequence[str], weights: Sequence[Sequence[float]]) -> Line
         for column, factor in zip(weights, factors, strict=True)
     ]
     return Linear(labels, factors, small)
+
+
+def _paragraph(text: str) -> str:
+    return fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def _first(shares: Mapping[str, float]) -> tuple[str, float]:

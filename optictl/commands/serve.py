@@ -14,6 +14,7 @@ from optictl.approach_flags import ApproachFlags, with_approach_flags
 from optictl.console import data, emit_json, warn
 from optictl.peer_flags import refuse_environment, refuse_leftovers
 from optictl.result import Result
+from optictl.router_flags import with_router_flags
 from optictl.serve_settings import (
     LogLevel,
     ensembles_of,
@@ -30,6 +31,7 @@ from optictl.upstream_flags import upstream
 from proxy.ensembles import aliases_of
 from proxy.errors import ConfigError
 from proxy.hops import instance_id
+from proxy.router.config import RouterSettings
 from proxy.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -58,11 +60,13 @@ class Cancel(StrEnum):
 @with_approach_flags
 @with_sharing_flags
 @with_telemetry_flags
+@with_router_flags
 def serve(
     context: typer.Context,
     approach_flags: ApproachFlags,
     sharing: Sharing,
     telemetry: dict[str, Any],
+    router: RouterSettings | None,
     host: Annotated[
         str, typer.Option(envvar="OPTILLM_HOST", help="Address to listen on.")
     ] = DEFAULT_HOST,
@@ -312,6 +316,7 @@ def serve(
             max_fanout=max_fanout,
             sharing=sharing,
             **telemetry,
+            router=router,
             limits=Limits(max_calls=max_calls, max_total_tokens=max_total_tokens),
             options={
                 "bon.samples": best_of_n,

@@ -49,33 +49,29 @@ async def router(
     """Pick an approach for the request and answer by it."""
     asked = llm.router.asked(chat, allow, effort)
     choice = await llm.router.choose(asked)
-    given: list[Reply] = []
+    drawn: list[Reply] = []
     if choice.source == "default" and _worth_probing(asked, llm, probe):
-        choice, given, answer = await _probed(asked, choice, llm, probe)
-        if answer is not None:
-            return answer
-    _tell(choice, llm)
+        choice, drawn = await _probed(asked, choice, llm, probe)
+    llm.router.tell(choice)
+    llm.note(f"router: {choice}")
+    if drawn and choice.slug == "none":
+        return drawn[0]
     options = llm.router.options(choice.slug)
-    return await llm.run(choice.slug, chat, tail=True, given=given, **options)
+    return await llm.run(choice.slug, chat, tail=True, given=drawn, **options)
 
 
 def _worth_probing(asked: Asked, llm: LLM, samples: int) -> bool:
     """Whether there is a choice between one answer and more, and the means to make it."""
-    more = {*_VOTES, *_MIXES} & set(asked.allowed)
-    worded = bool(asked.chat.query.strip()) and asked.effort >= _PROBING
-    return (
-        samples > 1
-        and worded
-        and asked.allowed[0] == "none"
-        and bool(more)
-        and (llm.budget_for(samples + 1))
-    )
+    open_ = asked.allowed[0] == "none" and not {*_VOTES, *_MIXES}.isdisjoint(asked.allowed)
+    worded = bool(asked.chat.query.strip())
+    dear = asked.effort < _PROBING or not llm.budget_for(samples + 1)
+    return samples > 1 and open_ and worded and not dear
 
 
 async def _probed(
     asked: Asked, default: Choice, llm: LLM, samples: int
-) -> tuple[Choice, list[Reply], Reply | None]:
-    """What ``samples`` say for, they themselves, and the answer where all of them have it."""
+) -> tuple[Choice, list[Reply]]:
+    """What ``samples`` speak for, and they themselves, the best first."""
     classes = Classes(llm)
     replies: list[Reply] = []
     try:
@@ -85,21 +81,13 @@ async def _probed(
                 await classes.add(reply)
                 llm.keep(classes.best)
     except UpstreamError:
-        return default, [], None
-    alike = max(classes.top_two[0], 1) / samples
+        return default, []
     if len(replies) == samples and classes.unanimous:
-        choice = Choice("none", "probe", 1.0)
-        llm.router.settle(asked, choice)
-        _tell(choice, llm)
-        return choice, [], classes.elect()
-    who = _VOTES if classes.members else _MIXES
-    slug = next(slug for slug in (*who, *_VOTES, *_MIXES) if slug in asked.allowed)
-    choice = Choice(slug, "probe", 1.0 - alike)
+        choice, best = Choice("none", "probe", 1.0), classes.elect()
+    else:
+        takers = (*(_VOTES if classes.members else _MIXES), *_VOTES, *_MIXES)
+        slug = next(slug for slug in takers if slug in asked.allowed)
+        choice = Choice(slug, "probe", 1.0 - max(classes.top_two[0], 1) / samples)
+        best = classes.best
     llm.router.settle(asked, choice)
-    best = classes.best
-    return choice, [best, *(reply for reply in replies if reply is not best)], None
-
-
-def _tell(choice: Choice, llm: LLM) -> None:
-    llm.router.tell(choice)
-    llm.note(f"router: {choice}")
+    return choice, [best, *(reply for reply in replies if reply is not best)]

@@ -41,8 +41,8 @@ class HealthViews:
 
         ``reload`` says what became of the last one: null, or that and why it was refused;
         ``providers`` how each of them is; ``degraded`` whether every request is answered by
-        ``none``; ``router`` whether there is a classifier: loading, ready or absent, and why that is;
-        ``version`` that of what serves.
+        ``none``; ``router`` whether there is a classifier (loading, ready or absent), with
+        ``router_why``; ``version`` that of what serves.
         """
         exchange = Exchange.of(request.environ)
         reason = self._trouble()

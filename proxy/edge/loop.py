@@ -121,7 +121,9 @@ class EngineThread:
         loop.close()
 
     async def _open(self) -> None:
-        self._engine = Engine(self._settings, self._registry, self._slots, self.classifier)
+        self._engine = Engine(
+            self._settings, self._registry, self._slots, classifier=self.classifier
+        )
 
     async def _close(self) -> None:
         mine = asyncio.current_task()

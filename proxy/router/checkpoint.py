@@ -65,25 +65,40 @@ class Checkpoint:
 
 def find(settings: RouterSettings, environ: Mapping[str, str] = os.environ) -> Checkpoint:
     """The checkpoint that ``settings`` mean; raises `Unusable` where none can be loaded."""
-    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    if missing:
-        raise Unusable(f"{missing[0]} is not installed; run: pip install 'optictl[router]'")
+    lacking = lacks()
+    if lacking:
+        raise Unusable(lacking)
     return inspect(Path(settings.model).expanduser() if settings.model else cached(environ))
+
+
+def lacks() -> str:
+    """Which package is not installed here, with the mend; empty where the extra is."""
+    for name in ("torch", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed; run: pip install 'optictl[router]'"
+    return ""
+
+
+def repository(environ: Mapping[str, str]) -> Path:
+    """Where the Hugging Face cache of a user with these variables has the checkpoint."""
+    home = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environ.get("HF_HOME") or f"{home}/huggingface"
+    hub = Path(environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    return hub / f"models--{REPOSITORY.replace('/', '--')}"
 
 
 def cached(environ: Mapping[str, str]) -> Path:
     """The checkpoint's folder in this user's Hugging Face cache; raises `Unusable`."""
-    home = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = environ.get("HF_HOME") or f"{home}/huggingface"
-    hub = Path(environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
-    repository = hub / f"models--{REPOSITORY.replace('/', '--')}"
+    found = repository(environ)
     try:
-        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+        revision = (found / "refs" / "main").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise Unusable(f"{REPOSITORY} is not in {hub}; run: optictl router fetch") from None
+        raise Unusable(
+            f"{REPOSITORY} is not in {found.parent}; run: optictl router fetch"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Unusable(f"cannot read {repository}: {error}") from None
-    return repository / "snapshots" / revision
+        raise Unusable(f"cannot read {found}: {error}") from None
+    return found / "snapshots" / revision
 
 
 def inspect(folder: Path) -> Checkpoint:

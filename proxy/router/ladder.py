@@ -4,8 +4,9 @@
 2. the request's own parts and words (`proxy.router.features`);
 3. a later turn of a conversation stays with the approach of its earlier ones;
 4. a question that was settled a while ago;
-5. the small linear model (`proxy.router.linear`), where it is sure;
-6. the classifier, where it is ready, answers in time and is sure.
+5. the small linear model (`proxy.router.linear`), where there is hardly a doubt;
+6. the classifier, where it is ready, answers in time and is sure;
+7. the linear model again, where it is sure by the same measure.
 
 Where none of them knows, the approach ``router`` asks the models themselves (`Ladder.settle`).
 """
@@ -27,6 +28,8 @@ Source = Literal[
     "explicit", "features", "affinity", "cache", "linear", "classifier", "probe", "default"
 ]
 
+#: From here on the linear model goes before the classifier, which knows more and takes longer.
+_CERTAIN = 0.99
 #: Characters of a conversation's beginning that tell it from others.
 _BEGINNING = 8192
 
@@ -118,14 +121,14 @@ class Ladder:
         return None if found is None else replace(found, source="cache")
 
     async def _learned(self, asked: Asked) -> Choice | None:
-        shares = linear.shares(asked.chat)
-        threshold = self.classifier.settings.min_confidence
-        if shares is not None:
-            choice = _sure(Decision(shares, threshold), asked.allowed, "linear")
-            if choice is not None:
-                return choice
-        decision = await self.classifier.decide(asked.chat, asked.effort)
-        return None if decision is None else _sure(decision, asked.allowed, "classifier")
+        shares = linear.shares(asked.chat) or {}
+        small = Decision(shares, self.classifier.settings.min_confidence)
+        certain = _sure(replace(small, threshold=_CERTAIN), asked.allowed, "linear")
+        if certain is not None:
+            return certain
+        large = await self.classifier.decide(asked.chat, asked.effort)
+        sure = None if large is None else _sure(large, asked.allowed, "classifier")
+        return sure or _sure(small, asked.allowed, "linear")
 
 
 def _sure(decision: Decision, allowed: Collection[str], source: Source) -> Choice | None:

@@ -34,7 +34,7 @@ class Routing:
         named = dict.fromkeys(slug.strip() for slug in allow.split(",") if slug.strip()) or usual
         allowed = []
         for slug in named:
-            entry = registry.checked(slug)
+            entry = registry.checked(slug, "optillm_options.allow")
             least = entry.shape(self.options(slug)).least_calls
             if slug != "router" and treats(entry, chat) and (left is None or least <= left):
                 allowed.append(slug)

@@ -17,7 +17,7 @@ from proxy.errors import (
     ShuttingDown,
 )
 from proxy.registry import Registry
-from proxy.router.client import Router
+from proxy.router.client import Router, no_classifier
 from proxy.router.ladder import Ladder
 from proxy.run import passthrough
 from proxy.run.budget import Budget
@@ -58,7 +58,8 @@ class Outcome:
 class Engine:
     """Built and used on one loop. ``slots`` are the limits of the whole service.
 
-    ``connect`` makes the client of a provider; the usual one speaks HTTP.
+    ``connect`` makes the client of a provider; the usual one speaks HTTP. ``classifier`` is what
+    the approach ``router`` asks.
     """
 
     def __init__(
@@ -66,14 +67,17 @@ class Engine:
         settings: Settings,
         registry: Registry,
         slots: Slots,
-        classifier: Router,
         connect: Connect | None = None,
+        classifier: Router | None = None,
     ) -> None:
         self._settings = settings
         self.services = Services(
-            registry=registry, cache=Cache(), calculator=Calculator(), ladder=Ladder(classifier)
+            registry=registry,
+            cache=Cache(),
+            calculator=Calculator(),
+            ladder=Ladder(classifier or no_classifier()),
         )
-        classifier.start()
+        self.services.ladder.classifier.start()
         slots.claim()
         self.pools = Pools(settings, slots, connect)
         self.catalog = Catalog(self.pools)

@@ -205,11 +205,11 @@ def _options(
                 option = name.removeprefix(f"{slug}.")
                 if (slug in meant or option != name) and entry.option(option) is not None:
                     values[slug].update(checked_options(entry, {option: value}))
-    taken = set()
-    for slug, entry in selected.items():
-        for alias in entry.mark.aliases.keys() & request.params.keys():
-            values[slug].update(checked_options(entry, {alias: request.params[alias]}))
-            taken.add(alias)
+    aliases = {alias for entry in selected.values() for alias in entry.mark.aliases}
+    taken = aliases & request.params.keys()
+    for alias in taken:
+        having = [entry for entry in selected.values() if alias in entry.mark.aliases]
+        _set(values, having, alias, request.params[alias], meant)
     for name, value in request.options.items():
         slug, dot, option = name.partition(".")
         if dot:
@@ -225,12 +225,33 @@ def _options(
                 code="unknown_option",
                 param=f"optillm_options.{name}",
             )
-        for entry in having:
-            values[entry.slug].update(checked_options(entry, {name: value}))
+        _set(values, having, name, value, meant)
     if taken:
         params = {k: v for k, v in request.params.items() if k not in taken}
         request = replace(request, params=params)
     return request, values
+
+
+def _set(
+    values: Mapping[str, dict[str, Any]],
+    having: Sequence[Entry],
+    name: str,
+    value: Any,
+    meant: Collection[str],
+) -> None:
+    """Set an option of all that have it; raises `BadRequest` where one that is ``meant`` refuses.
+
+    What the router may choose need not take it, unless none of them does.
+    """
+    refusals: dict[str, BadRequest] = {}
+    for entry in having:
+        try:
+            values[entry.slug].update(checked_options(entry, {name: value}))
+        except BadRequest as error:
+            refusals[entry.slug] = error
+    for slug, refusal in refusals.items():
+        if slug in meant or len(refusals) == len(having):
+            raise refusal
 
 
 def _is_option(name: str, registry: Registry, meant: Sequence[Entry]) -> bool:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from proxy.chat import Chat, Filter, Reply
 from proxy.ensembles import Team
 from proxy.errors import UpstreamError
-from proxy.run.attendance import Attendance
 from proxy.router.client import no_classifier
 from proxy.router.ladder import Ladder
+from proxy.run.attendance import Attendance
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
 from proxy.run.fanout import Fanout

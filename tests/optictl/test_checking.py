@@ -46,7 +46,7 @@ class TestKnown:
         assert {each.name for each in discover()} == {
             *("settings", "drift", "secrets", "environment"),
             *("active", "enabled", "restarts", "daemon_reload", "drop_ins", "exposure", "port"),
-            *("ready", "models", "auth", "loop", "degraded"),
+            *("ready", "models", "auth", "loop", "degraded", "router"),
             *("upstream", "base_model", "members", "providers"),
             *("gateway", "gateway_settings", "canary", "routing"),
             "neighbours",

@@ -76,7 +76,7 @@ def test_a_service_that_is_well(running: Lab) -> None:
     status, found = check(running, "--deep")
     assert status == 0, found
     assert of(found, "fail") == of(found, "warn") == set()
-    assert of(found, "skipped") == {"gateway", "gateway_settings", "routing"}
+    assert of(found, "skipped") == {"gateway", "gateway_settings", "members", "router", "routing"}
     assert found["drop_ins"]["saw"] == f"{UNITS}/{SERVICE}.d/alone.conf"
     assert found["port"]["saw"] == f"127.0.0.1 port 4020, held by {SERVICE}"
 

@@ -85,7 +85,7 @@ def running(machine: Lab) -> Iterator[Lab]:
 
 def test_start_is_done_when_the_service_has_answered(running: Lab) -> None:
     said = running.journal(SERVICE)
-    assert "router: not built" in said
+    assert "router: absent (" in said
     assert "warm: gpt-4o-mini answered after" in said
     assert "sk-" not in said
     again = optictl(running, "start", "--json")

@@ -26,11 +26,15 @@ def chat(text: str, **params: Any) -> Chat:
         ("Fix the bug:\n```python\nprint(1\n```", "rto"),
         ("Q: 1+1\nA: 2\nQ: 2+2\nA: 4\nQ: 3+3\nA: 6\nQ: 4+4\nA:", "leap"),
         ("Hello there!", "none"),
-        ("Compare the French and the American revolution.", "none"),
-        ("", "none"),
+        ("Thanks a lot!", "none"),
+        ("Compare the French and the American revolution.", None),
+        ("Prove that there are infinitely many primes.", None),
+        ("", None),
+        (" \n\t ", None),
+        ("\N{GRINNING FACE}\0", None),
     ],
 )
-def test_the_words_decide(text: str, approach: str) -> None:
+def test_the_words_decide(text: str, approach: str | None) -> None:
     assert decide(chat(text)) == approach
 
 
@@ -39,6 +43,12 @@ def test_what_few_approaches_treat_honestly_is_left_alone() -> None:
     assert decide(chat("What is 17 * 23?", tools=tools)) == "none"
     form = {"type": "json_object"}
     assert decide(chat("What is 17 * 23?", response_format=form)) == "none"
+
+
+def test_a_question_without_end_takes_no_longer() -> None:
+    # Each of these would take hours where a search began again at every character.
+    for text in ("\n" * 1_000_000, "1 " * 500_000, "1" + " " * 1_000_000, "$" + "a" * 1_000_000):
+        decide(chat(text))
 
 
 def test_a_request_is_answered_by_what_was_chosen(proxy: InProcess, sim: SimulatorThread) -> None:
