@@ -171,6 +171,8 @@ def early_stopping(chances: Sequence[float], window: int, limit: int) -> float:
     of the chances to the power of w, and T windows.
     """
     agreed = sum(chance**window for chance in chances)
+    if agreed == 0:
+        return float(limit // window * window)
     return window * (1 - (1 - agreed) ** (limit // window)) / agreed
 
 

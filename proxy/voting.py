@@ -127,18 +127,6 @@ def esc_stop(window: Sequence[Hashable | None]) -> bool:
     return len(set(window)) == 1 and None not in window
 
 
-def exact_esc(chances: Sequence[float], window: int, limit: int) -> float:
-    """The expected number of samples until `esc_stop`, of at most `limit` in whole windows.
-
-    A sample is of class j with `chances[j]`. With s the sum of chances[j] ** window and T windows,
-    E[n] = window * (1 - (1 - s) ** T) / s.
-    """
-    unanimous = sum(chance**window for chance in chances)
-    if unanimous == 0:
-        return float(limit // window * window)
-    return window * (1 - (1 - unanimous) ** (limit // window)) / unanimous
-
-
 def confidence_weight(logprobs: Sequence[float]) -> float:
     """What a ballot weighs by the log-probabilities of its tokens: more than 1 / e, at most 1.
 

@@ -47,9 +47,15 @@ class Tokeniser:
         from tokenizers import Tokenizer
 
         try:
-            self._tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        # What the Rust code raises is a plain Exception, told apart by nothing but its words.
-        except Exception as error:  # noqa: BLE001
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unusable(f"{file}: {error}") from None
+        try:
+            self._tokenizer = Tokenizer.from_str(text)
+        except Exception as error:
+            # What the Rust code raises has no class of its own; all that has one is another matter.
+            if type(error) is not Exception:
+                raise
             raise Unusable(f"{file}: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
