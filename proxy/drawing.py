@@ -1,8 +1,9 @@
-"""Drawing several replies where some may be lost on the way."""
+"""Drawing several replies where some may be lost on the way, and a few of those by lot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import Random
 
 from proxy.chat import Reply
 from proxy.errors import BudgetExhausted
@@ -35,3 +36,12 @@ async def draw(
         except (UpstreamError, BudgetExhausted):
             pass
     return complete or cut
+
+
+def by_lot(replies: Sequence[Reply], count: int, seed: str) -> list[Reply]:
+    """``count`` different ones of ``replies``, all where there are fewer; the same in every run.
+
+    By their texts, then: which of them came first is chance, and must not change what is drawn.
+    """
+    ordered = sorted(replies, key=lambda reply: reply.rendered)
+    return Random(seed).sample(ordered, min(count, len(ordered)))

@@ -24,13 +24,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from random import Random
 from typing import Annotated, Any
 
 from proxy.answers import verdict
 from proxy.chat import Chat, Reply
 from proxy.classes import Classes
-from proxy.drawing import draw
+from proxy.drawing import by_lot, draw
 from proxy.llm import LLM, Fan, Range, Shape, UpstreamError, approach
 
 
@@ -127,7 +126,7 @@ class _Work:
 
     async def aggregated(self, parents: Sequence[Reply], loop: int, place: int) -> Reply:
         """One solution made of a few of ``parents``."""
-        drawn = Random(f"{loop}/{place}").sample(parents, min(self.subset, len(parents)))
+        drawn = by_lot(parents, self.subset, f"{loop}/{place}")
         quoted = "\n\n".join(
             _CANDIDATE.format(number=number, text=parent.rendered)
             for number, parent in enumerate(drawn, start=1)

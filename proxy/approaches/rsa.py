@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from random import Random
 from typing import Annotated, Any
 
 from proxy.chat import Chat, Reply
 from proxy.classes import Classes
-from proxy.drawing import draw
+from proxy.drawing import by_lot, draw
 from proxy.llm import LLM, Fan, Range, Shape, approach
 
 
@@ -46,7 +45,7 @@ async def rsa(
 
     async def made_anew(parents: Sequence[Reply], step: int, place: int) -> Reply:
         """One answer out of K different ones of the last population."""
-        drawn = Random(f"{step}/{place}").sample(parents, min(subset, len(parents)))
+        drawn = by_lot(parents, subset, f"{step}/{place}")
         messages = chat.followed_by(_AGGREGATE.format(candidates=_quoted(drawn)))
         # Its seed is nobody else's: a step has at most `samples` places, and as many refilled.
         return await llm.answer(messages, nth=2 * samples * step + place)
