@@ -198,8 +198,8 @@ def approach(
 
     ``aliases`` maps a peer's option names to ours, ``handles`` names what the algorithm treats
     honestly (anything else falls back to ``none``), ``use`` says when to choose it, ``roles`` whom
-    of an ensemble it asks, in its order. One that ``acts`` runs code, fetches URLs or calls tools:
-    no tag in a prompt can choose it.
+    of an ensemble it asks, in its order. One that ``acts`` has to run code, fetch URLs or call
+    tools: no tag in a prompt can choose it. What can do without programs asks ``sandbox.runs``.
     """
     return _marker(slug, "tool" if acts else "approach", shape, paper, aliases, handles, use, roles)
 

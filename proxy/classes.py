@@ -53,6 +53,12 @@ class Classes:
         return len({reply.rendered for reply in self.void}) == 1
 
     @property
+    def programs(self) -> list[Reply]:
+        """The replies whose answer is a program."""
+        keys = (key for key in self.members if key.startswith(_PROGRAM))
+        return [reply for key in keys for reply in self.members[key]]
+
+    @property
     def counts(self) -> list[int]:
         """How many replies each class has, the leading one first."""
         keys = sorted(self.members, key=lambda key: key != self.votes.leader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from proxy.chat import Reply
@@ -10,14 +10,24 @@ from proxy.errors import BudgetExhausted
 from proxy.llm import LLM, Fan, UpstreamError
 
 
+async def _never(_: Reply) -> bool:
+    return False
+
+
 async def draw(
-    llm: LLM, first: Fan[Reply], again: Callable[[int], Fan[Reply]], *, keep: bool = True
+    llm: LLM,
+    first: Fan[Reply],
+    again: Callable[[int], Fan[Reply]],
+    *,
+    keep: bool = True,
+    enough: Callable[[Reply], Awaitable[bool]] = _never,
 ) -> list[Reply]:
     """The complete replies of ``first``; those that were cut short where there are no others.
 
     Replies that failed or were cut short are drawn once more, so many of them from ``again``:
     unless all were, which another try would not change. With ``keep`` the first complete reply is
-    what the client gets if time ends here. Raises what ``first`` raises where nothing landed.
+    what the client gets if time ends here. Once ``enough`` says so of a complete one, the others
+    are cancelled. Raises what ``first`` raises where nothing landed.
     """
     complete: list[Reply] = []
     cut: list[Reply] = []
@@ -26,13 +36,18 @@ async def draw(
             (cut if reply.truncated else complete).append(reply)
             if keep:
                 llm.keep((complete or cut)[0])
+            if not reply.truncated and await enough(reply):
+                return complete
         lost = len(landed.failed) + len(cut)
     if lost and complete:
         try:
             async with again(lost) as landed:
                 async for reply in landed:
-                    if not reply.truncated:
-                        complete.append(reply)
+                    if reply.truncated:
+                        continue
+                    complete.append(reply)
+                    if await enough(reply):
+                        break
         except (UpstreamError, BudgetExhausted):
             pass
     return complete or cut

@@ -197,8 +197,7 @@ class LLM:
         Leaving the block early closes the connection: the upstream stops generating.
         """
         member = self._member("proposer", nth=nth or 0)
-        body = self._candidate(member, messages, params, nth)
-        call = self._call(member, body)
+        call = self._call(member, self._candidate(member, messages, params, nth))
         with self._scope.run.attended():
             run, role = self._scope.run, self._role or "proposer"
             async with calls.stream(run, call, role, approach=self._slug) as incoming:
@@ -245,12 +244,13 @@ class LLM:
         *,
         tail: bool = False,
         given: Sequence[Reply] = (),
+        acts: bool = True,
         **options: Any,
     ) -> Reply:
         """Another approach inside this one, or ``none`` where it cannot treat ``chat`` honestly.
 
-        As ``tail`` it answers in this one's place: it shares the way to the client, the kept
-        answer and the budget. ``given`` hands over samples that are paid for.
+        As ``tail`` it answers in this one's place: it shares the way to the client, kept answer
+        and budget. ``given`` are samples that are paid for. Unless it ``acts`` it runs no program.
         """
         run = self._scope.run
         if run.play is None:
@@ -261,7 +261,7 @@ class LLM:
         leaf = registry.leaf(slug, options)
         branch = compile_branch([leaf.entry], registry["none"], chat, lambda _: leaf.options)
         run.ledger.skipped.extend(branch.skipped)
-        scope = self._scope.nested(given, tail=tail)
+        scope = self._scope.nested(given, tail=tail, acts=acts)
         return await run.play(branch.node or Leaf(registry["none"], {}), chat, scope)
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[T]], ttl: float) -> T:
@@ -274,7 +274,7 @@ class LLM:
     @property
     def sandbox(self) -> Sandbox:
         """Where programs run that a model wrote."""
-        return self._scope.run.services.sandbox
+        return self._scope.sandbox
 
     @property
     def router(self) -> Routing:

@@ -191,8 +191,10 @@ class Driver:
         outlet: Outlet | None = None,
         registry: Registry | None = None,
         index: int = 0,
+        messages: Sequence[Mapping[str, Any]] = MESSAGES,
     ) -> None:
         self.upstream = upstream
+        self.messages = tuple(messages)
         self.outlet = outlet or Collected()
         ledger = Ledger()
         self.run = Run(
@@ -222,7 +224,7 @@ class Driver:
         """A registered approach as this request's only choice."""
         entry = self.run.services.registry[slug]
         leaf = Leaf(entry, {**entry.defaults, **options})
-        chat = Chat(MESSAGES, self.run.params)
+        chat = Chat(self.messages, self.run.params)
         ticking = asyncio.create_task(self._tick())
         try:
             return await play_choice(leaf, chat, self.run, self.outlet, 0)

@@ -6,34 +6,52 @@ Wang et al.: Planning In Natural Language Improves LLM Search For Code Generatio
 2. Form subsets of them, none twice: the empty set, each by itself, each pair.
 3. Per subset, side by side: a solution in words that builds on it, then that solution carried out,
    in the programming language that the client asks for, if any.
-4. Select one of the answers: nothing to do where all agree, else by generative selection
-   (`proxy.selection`).
+4. Select one of the answers, by the first of these that settles it; plans that can change nothing
+   any more are cancelled.
+   - Tests that the problem states (`proxy.search.stated`): the first program that passes them all.
+     Of those that pass some, those that pass most go on.
+   - The vote, where answers can be compared (`proxy.classes`) and one leads.
+   - Execution consensus: most programs print the same on inputs that a model thinks up.
+   - Generative selection (`proxy.selection`).
+
+Only programs in Python are run, and none where ``execute`` is off, or where a tag in the prompt or
+the router has chosen this approach: then vote and selection are left.
 
 Smaller than the paper: no second layer of observations, no criticised twin of each solution, no
-pseudocode in between. Its filter, tests that the problem states, needs to run code, which is not
-there yet. A model that states few observations gets no more plans than they have subsets.
+pseudocode in between. A model that states few observations gets no more plans than they have
+subsets.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from proxy.chat import Chat, Reply
 from proxy.classes import Classes
 from proxy.drawing import draw
 from proxy.llm import DRAFT, LLM, Range, Shape, UpstreamError, approach
+from proxy.search.programs import Case, Runner, canonical, inputs_in, program_in
+from proxy.search.stated import stated_tests
 from proxy.selection import select
+from proxy.voting import Tally, decided
+
+#: To run programs on, where the problem states no tests.
+_INPUTS = 6
+K = TypeVar("K", bound=Hashable)
 
 
 def _shape(o: Any) -> Shape:
     plans = min(o.samples, 1 + o.observations + comb(o.observations, 2))
-    judges = o.selections if plans > 1 else 0
-    calls = 1 + 2 * plans
-    return Shape(calls=(calls, calls + judges), rounds=(3, 3 + (judges > 0)))
+    if plans == 1:
+        return Shape(calls=3, rounds=3)
+    # At least one plan is carried out; at most all are, and the inputs settle nothing.
+    most = 1 + 2 * plans + o.execute + o.selections
+    return Shape(calls=(2 + plans, most), rounds=(3, 4 + o.execute))
 
 
 @approach(
@@ -50,19 +68,29 @@ async def plansearch(
     samples: Annotated[int, Range(1, 64), "plans, each from another subset"] = 8,
     observations: Annotated[int, Range(1, 12), "first observations to ask for"] = 6,
     selections: Annotated[int, Range(1, 9), "judges that vote on the answers"] = 3,
+    execute: Annotated[bool, "run programs, apart from the service, to select"] = True,
+    seconds: Annotated[float, Range(1.0, 30.0), "a program may run"] = 5.0,
 ) -> Reply:
     """Plan from different subsets of observations, carry each plan out, select an answer."""
     subsets = _subsets(await _observed(chat, llm, observations))
-    spare = subsets[samples:]
+    plans = min(samples, len(subsets))
+    runs = execute and llm.sandbox.runs and plans > 1
+    runner = Runner(llm.sandbox, seconds) if runs else None
+    contest = _Contest(llm, plans, runner, stated_tests(chat.query) if runs else [], Classes(llm))
+
+    async def carried_out(nth: int) -> Reply:
+        reply = await _answer(chat, llm, subsets[nth], nth)
+        await contest.test(reply)
+        return reply
+
     answers = await draw(
         llm,
-        llm.fan(_answer(chat, llm, subset, nth) for nth, subset in enumerate(subsets[:samples])),
-        lambda lost: llm.fan(
-            _answer(chat, llm, subset, samples + nth) for nth, subset in enumerate(spare[:lost])
-        ),
+        llm.fan(map(carried_out, range(plans))),
+        lambda lost: llm.fan(map(carried_out, range(plans, len(subsets))[:lost])),
+        enough=contest.enough,
     )
     llm.note(f"{len(answers)} plans carried out")
-    return await _selected(chat, llm, answers, selections)
+    return await contest.selected(chat, answers, selections)
 
 
 async def _observed(chat: Chat, llm: LLM, most: int) -> list[str]:
@@ -89,18 +117,136 @@ async def _answer(chat: Chat, llm: LLM, subset: Sequence[str], nth: int) -> Repl
     return await llm.answer(chat.followed_by(_CARRY_OUT.format(plan=plan.rendered)), nth=nth)
 
 
-async def _selected(chat: Chat, llm: LLM, answers: Sequence[Reply], selections: int) -> Reply:
-    """The answer to give; the place for tests that the problem states, once code can be run."""
-    classes = Classes(llm)
-    for answer in answers:
-        await classes.add(answer)
-    best = classes.best
-    llm.keep(best)
-    if classes.unanimous or not llm.time_for(1):
-        return classes.elect()
-    # What is left where no judge votes is the first.
-    others = [answer for answer in answers if answer is not best]
-    return await select(chat, llm, [best, *others], ballots=selections)
+@dataclass(slots=True, eq=False)
+class _Contest:
+    """The answers so far, and what speaks for each."""
+
+    llm: LLM
+    plans: int
+    #: None where no programs are run.
+    runner: Runner | None
+    tests: Sequence[Case]
+    classes: Classes
+    #: Whose programs were run on the tests, with how many they pass.
+    tested: list[tuple[Reply, int]] = field(default_factory=list)
+
+    async def test(self, reply: Reply) -> None:
+        """Run the reply's program, if any, on the tests that the problem states."""
+        program = program_in(reply.rendered) if self.tests and not reply.truncated else None
+        if self.runner is None or program is None:
+            return
+        if not self.classes.ballots:
+            # Should time be over before the program is.
+            self.llm.keep(reply)
+        passed = await self.runner.passed(program, self.tests)
+        self.tested.append((reply, passed))
+        self.llm.note(f"a program passes {passed} of {self.stated} tests")
+
+    async def enough(self, reply: Reply) -> bool:
+        """Whether ``reply`` settles it; keeps the best so far."""
+        await self.classes.add(reply)
+        self.llm.keep(self.best)
+        if self.most:
+            return self.most == self.stated
+        return self._voted(self.plans - self.classes.ballots)
+
+    async def selected(self, chat: Chat, answers: Sequence[Reply], selections: int) -> Reply:
+        """The one of ``answers`` to give."""
+        if not self.classes.ballots:
+            for cut_short in answers:
+                await self.classes.add(cut_short)
+        best, in_time = self.best, self.llm.time_for(1)
+        self.llm.keep(best)
+        if self.most:
+            answers = [reply for reply, passed in self.tested if passed == self.most]
+            if self.most == self.stated or len(answers) == 1 or not in_time:
+                place = [reply for reply, _ in self.tested].index(best)
+                told = f"passes {self.most} of {self.stated} tests that the problem states"
+                self.llm.decide("check", self.tested, place, told)
+                return best
+        elif self.classes.unanimous or self._voted(0) or not in_time:
+            return self.classes.elect()
+        agreed = await self._agreed(chat, answers)
+        if agreed is not None:
+            return agreed
+        # What is left where no judge votes is the first.
+        others = [answer for answer in answers if answer is not best]
+        return await select(chat, self.llm, [best, *others], ballots=selections)
+
+    @property
+    def stated(self) -> int:
+        """How many tests the problem states."""
+        return sum(test.wanted is not None for test in self.tests)
+
+    @property
+    def most(self) -> int:
+        """How many of them a program passes."""
+        return max((passed for _, passed in self.tested), default=0)
+
+    @property
+    def best(self) -> Reply:
+        """The first that passes most tests; where none passes any, one of the largest class."""
+        passing = (reply for reply, passed in self.tested if passed == self.most > 0)
+        return next(passing, None) or self.classes.best
+
+    def _voted(self, to_come: int) -> bool:
+        """Whether the vote decides, even if all programs turn out to say the same."""
+        classes, programs = self.classes, self.classes.programs
+        undecided = (to_come + len(programs)) * self.llm.heaviest
+        winner = _winner(classes.votes, classes.members, undecided)
+        return winner is not None and classes.best not in programs
+
+    async def _agreed(self, chat: Chat, answers: Sequence[Reply]) -> Reply | None:
+        """One of the programs that do the same on inputs that a model thinks up; None for none."""
+        found = ((answer, program_in(answer.rendered)) for answer in answers)
+        programs = [(answer, program) for answer, program in found if program is not None]
+        if self.runner is None or len({program for _, program in programs}) < 2:
+            return None
+        asking = chat.followed_by(_THINK_UP.format(count=_INPUTS))
+        try:
+            said = await self.llm.ask(asking, temperature=0)
+        except UpstreamError:
+            return None
+        cases = inputs_in(said.rendered)[:_INPUTS]
+        if not cases:
+            return None
+        self.llm.note(f"running {len(programs)} programs on {len(cases)} inputs")
+        return await self._consensus(self.runner, programs, cases)
+
+    async def _consensus(
+        self, runner: Runner, programs: Sequence[tuple[Reply, str]], cases: Sequence[Case]
+    ) -> Reply | None:
+        """The shortest of those that print what most print; None where no output leads."""
+        votes: Tally[Hashable] = Tally()
+        members: dict[Hashable, list[Reply]] = {}
+        ran = 0
+
+        async def run(answer: Reply, program: str) -> tuple[Reply, Sequence[str]]:
+            printed = await runner.printed(program, cases)
+            return answer, tuple(canonical(text or "") for text in printed)
+
+        async with self.llm.fan(run(*each) for each in programs) as landed:
+            async for answer, printed in landed:
+                ran += 1
+                # Who prints nothing agrees with nobody.
+                if any(printed):
+                    votes.add(printed, self.llm.weight(answer))
+                    members.setdefault(printed, []).append(answer)
+                winner = _winner(votes, members, (len(programs) - ran) * self.llm.heaviest)
+                if winner is not None:
+                    told = f"{len(members[winner])} of {ran} programs print the same"
+                    each = ((members[key][0], weight) for key, weight in votes.counts.items())
+                    self.llm.decide("vote", each, list(votes.counts).index(winner), told)
+                    return min(members[winner], key=lambda reply: len(reply.text))
+        return None
+
+
+def _winner(votes: Tally[K], members: Mapping[K, Sequence[Reply]], undecided: float) -> K | None:
+    """The class of several that leads, where what is still undecided cannot change that."""
+    leader = votes.leader
+    if leader is None or len(members[leader]) < 2 or votes.margin <= 0:
+        return None
+    return leader if decided(votes, undecided) else None
 
 
 #: Where an item of a list begins.
@@ -134,3 +280,11 @@ This is a plan for it:
 Carry the plan out and answer in full. If the request wants a program, write it in the language \
 that it names or that its material is in; if it wants none, write none. Depart from the plan where \
 it is wrong. The reader has not seen the plan: do not mention it."""
+
+_THINK_UP = """\
+Programs that answer the message above are about to be run on the same inputs, to see where they \
+differ. Think up {count} inputs that the message allows: small ones, ones at the edge of what is \
+allowed, ones that a hasty solution gets wrong. Write each in a fenced block of its own: what a \
+program reads from standard input, as it is; or, where the message asks for a function or a class \
+by its name, one Python expression that calls it. Inputs only: no expected outputs, no comments. \
+Do not provide the final answer."""

@@ -57,7 +57,9 @@ async def router(
     if drawn and choice.slug == "none":
         return drawn[0]
     options = llm.router.options(choice.slug)
-    return await llm.run(choice.slug, chat, tail=True, given=drawn, **options)
+    # What runs code is for the operator and the client to choose, not for a prompt.
+    acts = bool(allow)
+    return await llm.run(choice.slug, chat, tail=True, given=drawn, acts=acts, **options)
 
 
 def _worth_probing(asked: Asked, llm: LLM, samples: int) -> bool:

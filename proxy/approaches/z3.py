@@ -80,16 +80,18 @@ async def _solved(chat: Chat, llm: LLM, repairs: int, seconds: float) -> _Solved
     instruction = _FORMALISE.format(libraries=_listed(llm.sandbox.libraries), seconds=seconds)
     text = instruction
     for attempt in range(repairs + 1):
-        try:
-            said = await llm.ask(chat.followed_by(text), temperature=0)
-        except UpstreamError:
-            return None
-        blocks = _PROGRAM.findall(said.rendered)
-        if not blocks:
-            return None
-        program = blocks[-1].strip()
-        llm.note("running a program")
-        ran = await llm.sandbox.run(program, seconds)
+        # Python starts while the program is being written.
+        async with llm.sandbox.ready(seconds) as run:
+            try:
+                said = await llm.ask(chat.followed_by(text), temperature=0)
+            except UpstreamError:
+                return None
+            blocks = _PROGRAM.findall(said.rendered)
+            if not blocks:
+                return None
+            program = blocks[-1].strip()
+            llm.note("running a program")
+            ran = await run(program)
         if ran.error is None and ran.output:
             return _Solved(program, ran.output)
         llm.note(f"program {attempt + 1} failed")

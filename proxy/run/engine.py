@@ -20,6 +20,7 @@ from proxy.registry import Registry
 from proxy.router.client import Router, no_classifier
 from proxy.router.ladder import Ladder
 from proxy.run import passthrough
+from proxy.run.attendance import Attendance
 from proxy.run.budget import Budget
 from proxy.run.cache import Cache
 from proxy.run.calculator import Calculator
@@ -107,15 +108,20 @@ class Engine:
         await self.pools.close()
 
     async def answer(
-        self, plan: Plan, caller: Caller, sink: Sink, ledger: Ledger | None = None
+        self,
+        plan: Plan,
+        caller: Caller,
+        sink: Sink,
+        ledger: Ledger | None = None,
+        attendance: Attendance | None = None,
     ) -> Outcome:
         """Run a plan: to a JSON body, or into ``sink`` where the client streams.
 
-        ``ledger`` is filled on the way.
+        ``ledger`` and ``attendance`` are filled on the way.
 
         Raises `ProxyError` as long as nothing has been put into ``sink``.
         """
-        run = self._run(plan, caller, ledger or Ledger())
+        run = self._run(plan, caller, ledger or Ledger(), attendance or Attendance())
         envelope = Envelope(plan.request.endpoint, plan.handle or plan.base)
         self._runs.add(run)
         try:
@@ -154,7 +160,7 @@ class Engine:
             for run in list(self._runs):
                 run.tick(now)
 
-    def _run(self, plan: Plan, caller: Caller, ledger: Ledger) -> Run:
+    def _run(self, plan: Plan, caller: Caller, ledger: Ledger, attendance: Attendance) -> Run:
         ledger.skipped.extend(reason for branch in plan.branches for reason in branch.skipped)
         run = Run(
             services=self.services,
@@ -168,6 +174,8 @@ class Engine:
             play=play,
             fanout=Fanout(self._settings.max_fanout),
             options=plan.options,
+            acts=plan.acts,
+            attendance=attendance,
             task=asyncio.current_task(),
         )
         if self._ends_at is not None:

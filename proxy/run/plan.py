@@ -37,6 +37,8 @@ class Plan:
     seconds: float
     #: What is set for the approaches that ``router`` may choose, by slug.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Whether programs may run for it.
+    acts: bool = True
     #: Whether the providers of proxy_config.yaml serve it.
     pooled: bool = False
     #: Its name, where the base is one.
@@ -129,6 +131,7 @@ def make_plan(
         team=team,
         branches=branches,
         options=options if "router" in selected else {},
+        acts=selector.source != "tag",
         ensemble=None if ensemble is None else ensemble.name,
         handle=asked if called else None,
         task=task,

@@ -25,6 +25,7 @@ from proxy.run.cache import Cache
 from proxy.run.fanout import Fanout
 from proxy.run.ledger import Ledger
 from proxy.run.outlet import Collected, Outlet, Through
+from proxy.sandbox.closed import Closed
 from proxy.sandbox.port import Sandbox
 from proxy.sandbox.process import Subprocess
 from proxy.upstream.port import Call, Upstream
@@ -76,6 +77,8 @@ class Run:
     fanout: Fanout | None = None
     #: What is set for the approaches that ``router`` may choose, by slug.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Whether programs may run for it: not where a tag in the prompt has chosen the approach.
+    acts: bool = True
     replied: Callable[[], None] | None = None
     attendance: Attendance = field(default_factory=Attendance)
     play: Callable[[Node, Chat, Scope], Coroutine[Any, Any, Reply]] | None = None
@@ -179,10 +182,16 @@ class Scope:
     kept: Kept
     index: int = 0
     given: deque[Reply] = field(default_factory=deque)
+    #: As `Run.acts`, of this stage: not where ``router`` has read the approach off the prompt.
+    acts: bool = True
 
     @classmethod
     def of(cls, run: Run, outlet: Outlet, index: int = 0) -> Scope:
-        return cls(run, outlet, rescue=outlet, answer=Answer(), kept=Kept(), index=index)
+        return cls(run, outlet, outlet, Answer(), Kept(), index, acts=run.acts)
+
+    @property
+    def sandbox(self) -> Sandbox:
+        return self.run.services.sandbox if self.acts else Closed()
 
     def keep(self, reply: Reply) -> None:
         self.kept.reply = reply
@@ -203,10 +212,7 @@ class Scope:
         """A stage that feeds the next one: its content stays inside, what it keeps does not."""
         return replace(self, outlet=Collected(), answer=Answer(), given=deque())
 
-    def nested(self, given: Sequence[Reply], *, tail: bool) -> Scope:
+    def nested(self, given: Sequence[Reply], *, tail: bool, acts: bool) -> Scope:
         """An approach run by another: as its tail, or for a result it will use itself."""
-        if tail:
-            return replace(self, given=deque(given))
-        outlet = Collected()
-        scope = Scope.of(self.run, outlet, self.index)
-        return replace(scope, given=deque(given))
+        scope = self if tail else Scope.of(self.run, Collected(), self.index)
+        return replace(scope, given=deque(given), acts=self.acts and acts)

@@ -9,10 +9,13 @@ import ctypes
 import os
 import resource
 import sys
-import traceback
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+
+# As `typing` has it, which takes longer to import than all of the above.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
 
 _MEMORY = 2 << 30
 _FILE = 16 << 20
@@ -50,11 +53,14 @@ def main() -> None:
     sys.argv[1:] = []
     sys.excepthook = _told
     sys.addaudithook(_guard())
-    exec(compile(program, _PROGRAM, "exec"), {"__name__": "__main__"})
+    # Not under this module's own "from __future__".
+    exec(compile(program, _PROGRAM, "exec", dont_inherit=True), {"__name__": "__main__"})
 
 
 def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The traceback from the program on: its author knows nothing of what is around it."""
+    import traceback
+
     while trace is not None and trace.tb_frame.f_code.co_filename != _PROGRAM:
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace)

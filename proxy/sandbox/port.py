@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,10 +22,19 @@ class Sandbox(Protocol):
     """Runs Python programs, one at a time each in a place of its own."""
 
     @property
+    def runs(self) -> bool:
+        """Whether it runs programs at all."""
+        ...
+
+    @property
     def libraries(self) -> Sequence[str]:
         """What programs can import besides the standard library."""
         ...
 
     async def run(self, program: str, seconds: float) -> Ran:
         """Run ``program`` for at most so many seconds; leaves nothing running, even cancelled."""
+        ...
+
+    def ready(self, seconds: float) -> AbstractAsyncContextManager[Callable[[str], Awaitable[Ran]]]:
+        """`run`, to be called once at most, with its process started ahead while nobody waits."""
         ...

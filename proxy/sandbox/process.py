@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,41 +38,48 @@ _COMMAND = (sys.executable, "-I", "-c", _BOOT, str(Path(__file__).parents[2]))
 class Subprocess:
     """Implements `proxy.sandbox.port.Sandbox`."""
 
+    runs = True
+
     @property
     def libraries(self) -> Sequence[str]:
         return [name for name in _LIBRARIES if find_spec(name) is not None]
 
     async def run(self, program: str, seconds: float) -> Ran:
+        async with self.ready(seconds) as run:
+            return await run(program)
+
+    @contextlib.asynccontextmanager
+    async def ready(self, seconds: float) -> AsyncIterator[Callable[[str], Awaitable[Ran]]]:
         with tempfile.TemporaryDirectory(prefix="optillm-", ignore_cleanup_errors=True) as folder:
-            child = await _start(folder, seconds)
+            starting = asyncio.create_task(_start(folder, seconds))
+
+            async def run(program: str) -> Ran:
+                try:
+                    async with asyncio.timeout(seconds):
+                        return await _finished(await asyncio.shield(starting), program)
+                except TimeoutError:
+                    return Ran("", f"It was not done after {seconds:g} seconds.")
+                except OSError as error:
+                    return Ran("", f"It could not be started: {error.strerror}.")
+
             try:
-                async with asyncio.timeout(seconds):
-                    return await _finished(child, program)
-            except TimeoutError:
-                return Ran("", f"It was not done after {seconds:g} seconds.")
+                yield run
             finally:
-                await asyncio.shield(_end(child))
+                # uvloop would lose a process whose start is cancelled.
+                await asyncio.shield(_end(starting))
 
 
 async def _start(folder: str, seconds: float) -> Process:
-    starting = asyncio.create_task(
-        asyncio.create_subprocess_exec(
-            *_COMMAND,
-            str(max(1, round(seconds))),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd=folder,
-            env={},
-            start_new_session=True,
-        )
+    return await asyncio.create_subprocess_exec(
+        *_COMMAND,
+        str(max(1, round(seconds))),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=folder,
+        env={},
+        start_new_session=True,
     )
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # uvloop would lose a process whose start is cancelled.
-        await _end(await starting)
-        raise
 
 
 async def _finished(child: Process, program: str) -> Ran:
@@ -112,7 +119,9 @@ def _kill(child: Process) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-async def _end(child: Process) -> None:
+async def _end(starting: asyncio.Task[Process]) -> None:
     """End the child and all that it has started; reads its pipes to their end."""
-    _kill(child)
-    await child.communicate()
+    with contextlib.suppress(OSError):
+        child = await starting
+        _kill(child)
+        await child.communicate()

@@ -1,1 +1,1 @@
-"""Search trees and the policies that grow them: pure, they know neither models nor prompts."""
+"""Search trees and the policies that grow them, and programs run to choose among them."""

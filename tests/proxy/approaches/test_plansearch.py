@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import pytest
-from conftest import QUESTION, InProcess, eventually
-from driving import Driver, FakeUpstream, completion
+from conftest import QUESTION, InProcess, MakeProxy, eventually
+from driving import Driver, FakeUpstream, app_with, completion, example
 
 from optictl.simulator import Fault, SimulatorThread
+from proxy.approach import Shape, approach
+from proxy.chat import Chat, Reply
 from proxy.ensembles import Member
 from proxy.errors import UpstreamError, UpstreamRejected
+from proxy.llm import LLM
+from proxy.registry import discover
+from proxy.router.ladder import Asked, Choice
+from proxy.sandbox.closed import Closed
+from proxy.sandbox.port import Ran
+from proxy.sandbox.process import Subprocess
 from proxy.settings import Limits
 from proxy.upstream.port import Call
 
@@ -34,6 +46,8 @@ def stage(call: Any) -> str:
         return "select"
     if "<plan>" in text:
         return "carry out"
+    if "Think up" in text:
+        return "think up"
     return "observe" if "numbered list" in text else "plan"
 
 
@@ -42,13 +56,67 @@ def subset(text: str) -> tuple[str, ...]:
     return tuple(line[2:] for line in text.splitlines() if line.startswith("- "))
 
 
+SUM = """\
+Add two numbers.
+
+Sample Input 1
+3 4
+
+Sample Output 1
+7
+
+Sample Input 2
+1 1
+
+Sample Output 2
+2
+"""
+
+
+class Sandbox:
+    """Implements `proxy.sandbox.port.Sandbox`: what each program prints, for any case.
+
+    ``prints`` takes the program and what it is run on; None is a failure, an `asyncio.Event` is
+    waited for.
+    """
+
+    runs = True
+    libraries: Sequence[str] = ()
+
+    def __init__(self, prints: Callable[[str, str], Any]) -> None:
+        self._prints = prints
+        self.programs: list[str] = []
+        self.running = 0
+
+    async def run(self, program: str, seconds: float) -> Ran:
+        call = ast.parse(program).body[-1]
+        assert isinstance(call, ast.Expr)
+        assert isinstance(call.value, ast.Call)
+        source, cases, marker, _ = map(ast.literal_eval, call.value.args)
+        self.programs.append(source)
+        self.running += 1
+        try:
+            said = [self._prints(source, given) for _, given in cases]
+            for waited in said:
+                if isinstance(waited, asyncio.Event):
+                    await waited.wait()
+        finally:
+            self.running -= 1
+        lines = (f"{marker}{json.dumps(each)}" for each in enumerate(said))
+        return Ran("\n".join(lines))
+
+
 def searched(
     observed: Any = OBSERVATIONS,
     plan: Callable[[tuple[str, ...]], Any] = lambda given: f"Plan of {' & '.join(given)}.",
     answer: Callable[[str], Any] = lambda text: f"{text.partition('<plan>')[2][:60]} \\boxed{{1}}",
     select: Any = "Best candidate: 1",
+    inputs: Any = UpstreamError("down"),
+    problem: str = QUESTION,
+    sandbox: Any = None,
     members: tuple[Member, ...] = (),
     limits: Limits | None = None,
+    time: float = 60.0,
     **options: Any,
 ) -> Driver:
     def respond(call: Call) -> Any:
@@ -59,15 +127,27 @@ def searched(
                 return plan(subset(prompt(call)))
             case "carry out":
                 return answer(prompt(call))
+            case "think up":
+                return inputs
         return select
 
     async def run() -> Driver:
-        driver = Driver(FakeUpstream(respond), *members, limits=limits)
+        messages = [{"role": "user", "content": problem}]
+        upstream = FakeUpstream(respond)
+        driver = Driver(upstream, *members, limits=limits, seconds=time, messages=messages)
+        if sandbox is not None:
+            driver.run.services = replace(driver.run.services, sandbox=sandbox)
         await driver.play("plansearch", **options)
-        assert driver.upstream.running == 0
+        assert upstream.running == 0
+        assert not getattr(sandbox, "running", 0)
         return driver
 
     return asyncio.run(run())
+
+
+def numbered(text: str) -> str:
+    """Another answer for each plan."""
+    return f"\\boxed{{{crc32(text.encode())}}}"
 
 
 def asked(driver: Driver, step: str) -> list[str]:
@@ -162,9 +242,9 @@ class TestPlans:
 
     def test_one_that_fails_is_made_from_a_subset_that_is_left(self) -> None:
         def plan(given: tuple[str, ...]) -> Any:
-            return UpstreamError("down") if given == ("It is odd.",) else "A plan."
+            return UpstreamError("down") if given == ("It is odd.",) else f"Plan of {given}."
 
-        driver = searched(plan=plan, samples=3)
+        driver = searched(plan=plan, answer=numbered, samples=3)
         assert subset(asked(driver, "plan")[-1]) == ("It is small.",)
         assert len(asked(driver, "carry out")) == 3
 
@@ -183,7 +263,7 @@ class TestSelection:
         assert not asked(searched(answer=lambda _: "```go\nreturn 0\n```"), "select")
 
     def test_the_judge_decides(self, proxy: InProcess, sim: SimulatorThread) -> None:
-        sim.behave(probability=0.4, judge_separation=10)
+        sim.behave(**{**UNLIKE, "probability": 0.15}, judge_separation=10, seed=1)
         answer = proxy.ask("plansearch-sim").json
         assert "\\boxed{391}" in answer["choices"][0]["message"]["content"]
         assert (answer["optillm"]["rounds"], answer["optillm"]["calls"]) == (4, 20)
@@ -192,11 +272,347 @@ class TestSelection:
         "verdict",
         [UpstreamError("down"), UpstreamRejected("too long", status=400), "NaN", "Candidate 99!"],
     )
-    def test_without_a_vote_the_largest_class_gives_the_answer(self, verdict: Any) -> None:
+    def test_without_a_judge_one_of_a_largest_class_is_the_answer(self, verdict: Any) -> None:
         def answer(text: str) -> str:
+            if "odd" in text:
+                return "I do not know what to say to this, as there is no end to it. Or is there?"
             return "\\boxed{1}" if "prime" in text else "\\boxed{2}"
 
-        assert searched(answer=answer, select=verdict, samples=4).text == "\\boxed{2}"
+        driver = searched(answer=answer, select=verdict, samples=4)
+        assert driver.text == "\\boxed{2}"
+
+
+class TestVote:
+    @pytest.mark.parametrize(
+        ("ones", "twos", "judges"), [(5, 2, 0), (2, 1, 0), (3, 3, 3), (1, 1, 3)]
+    )
+    def test_elects_what_leads(self, ones: int, twos: int, judges: int) -> None:
+        said = iter(["\\boxed{2}"] * twos + ["\\boxed{1}"] * ones)
+        driver = searched(answer=lambda text: next(said, None) or numbered(text))
+        assert len(asked(driver, "select")) == judges
+        if not judges:
+            assert driver.text == "\\boxed{1}"
+            assert driver.run.ledger.rounds == 3
+
+    def test_ends_the_plans_that_can_change_nothing(self) -> None:
+        async def late(_: tuple[str, ...]) -> str:
+            await asyncio.sleep(60)
+            return "A plan."
+
+        driver = searched(plan=lambda given: late(given) if len(given) == 2 else "A plan.")
+        assert driver.text.endswith("\\boxed{1}")
+        assert driver.upstream.cancelled == 3
+        assert len(driver.upstream.calls) == 1 + 7 + 4
+        (decision,) = driver.run.ledger.decisions
+        assert (decision.kind, decision.why) == ("vote", "4 of 4 agree")
+
+    def test_waits_for_programs_that_may_all_do_the_same(self) -> None:
+        def answer(text: str) -> str:
+            return "\\boxed{1}" if "odd" in text else f"```go\nsolve({len(text)})\n```"
+
+        # Three state a number; four have written programs, each another.
+        assert len(asked(searched(answer=answer), "select")) == 3
+
+
+def written(text: str) -> str:
+    """A program of its own for each plan, named after the observations it builds on."""
+    words = [word for word in ("odd", "prime", "small") if f"is {word}" in text.lower()]
+    return f"It goes so:\n```python\n# {' '.join(words) or 'nothing'}\n```"
+
+
+class TestStatedTests:
+    def test_the_first_program_that_passes_them_ends_the_search(self) -> None:
+        async def late() -> str:
+            await asyncio.sleep(60)
+            return "A plan."
+
+        sandbox = Sandbox(lambda program, given: f"{sum(map(int, given.split()))} \n")
+        driver = searched(
+            plan=lambda given: f"Plan of {given}" if given == ("It is odd.",) else late(),
+            answer=written,
+            problem=SUM,
+            sandbox=sandbox,
+        )
+        assert "# odd\n" in driver.text
+        assert len(sandbox.programs) == 1
+        assert driver.upstream.cancelled == 6
+        shape = discover()["plansearch"].shape({"observations": 3})
+        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (9, 3)
+        assert (shape.least_calls, shape.least_rounds) == (9, 3)
+        (decision,) = driver.run.ledger.decisions
+        assert decision.why == "passes 2 of 2 tests that the problem states"
+        assert (decision.kind, decision.winner) == ("check", 0)
+
+    def test_what_passes_most_goes_on(self) -> None:
+        def prints(program: str, given: str) -> str:
+            right = given.startswith("1") and "small" not in program
+            return "2" if right else "no idea"
+
+        driver = searched(answer=written, problem=SUM, sandbox=Sandbox(prints))
+        (shown, *_) = asked(driver, "select")
+        assert shown.count("<candidate") == 4
+        assert "small" not in shown.partition("<candidate")[2]
+
+    def test_what_alone_passes_most_is_elected(self) -> None:
+        def prints(program: str, given: str) -> str | None:
+            return "2" if given.startswith("1") and program == "# odd small\n" else None
+
+        driver = searched(answer=written, problem=SUM, sandbox=Sandbox(prints))
+        assert "# odd small\n" in driver.text
+        assert not asked(driver, "select")
+        assert driver.run.ledger.decisions[0].why.startswith("passes 1 of 2 tests")
+
+    @pytest.mark.parametrize("printed", ["no idea", None, "7 7"])
+    def test_that_nothing_passes_settle_nothing(self, printed: Any) -> None:
+        driver = searched(answer=written, problem=SUM, sandbox=Sandbox(lambda *_: printed))
+        assert len(asked(driver, "select")) == 3
+
+    def test_a_vote_does_not_stand_against_them(self) -> None:
+        def answer(text: str) -> str:
+            return written(text) if "small" in text else "\\boxed{7}"
+
+        async def late() -> str:
+            await asyncio.sleep(0.05)
+            return "Plan of It is small."
+
+        driver = searched(
+            plan=lambda given: late() if "It is small." in given else "A plan.",
+            answer=answer,
+            problem=SUM,
+            sandbox=Sandbox(lambda _, given: "7" if given.startswith("3") else "2"),
+            samples=6,
+        )
+        assert "boxed" in driver.text
+        driver = searched(
+            plan=lambda given: late() if "It is small." not in given else "It is small.",
+            answer=answer,
+            problem=SUM,
+            sandbox=Sandbox(lambda _, given: "7" if given.startswith("3") else "nothing"),
+        )
+        assert "# small" in driver.text
+
+    def test_programs_in_other_languages_are_not_run(self) -> None:
+        sandbox = Sandbox(lambda *_: "7")
+        driver = searched(
+            answer=lambda text: written(text).replace("python", "rust"),
+            problem=SUM,
+            sandbox=sandbox,
+        )
+        assert not sandbox.programs
+        assert len(asked(driver, "select")) == 3
+        assert not asked(driver, "think up")
+
+    def test_an_answer_whose_program_does_not_end_is_kept(self) -> None:
+        sandbox = Sandbox(lambda *_: asyncio.Event())
+        driver = searched(answer=written, problem=SUM, sandbox=sandbox, time=0.5)
+        assert "```python" in driver.text
+        assert driver.run.ledger.exhausted == "deadline"
+        assert len(sandbox.programs) == 2
+
+    def test_of_a_truncated_program_are_not_run(self) -> None:
+        def answer(text: str) -> Any:
+            message = {"role": "assistant", "content": written(text)}
+            return completion("", choices=[{"message": message, "finish_reason": "length"}])
+
+        sandbox = Sandbox(lambda *_: "7")
+        driver = searched(answer=answer, problem=SUM, sandbox=sandbox, samples=2)
+        assert not sandbox.programs
+        assert "```python" in driver.text
+
+    def test_one_plan_has_nothing_to_be_compared_with(self) -> None:
+        sandbox = Sandbox(lambda *_: "7")
+        driver = searched(answer=written, problem=SUM, sandbox=sandbox, samples=1)
+        assert not sandbox.programs
+        assert len(driver.upstream.calls) == 3
+
+    def test_in_the_real_sandbox(self) -> None:
+        bodies = {
+            "odd": "    while True:\n        pass",
+            "prime": "    print('True', [0, True])\n    return 1",
+            "small": "    return a + b",
+        }
+
+        def answer(text: str) -> str:
+            body = next((body for word, body in bodies.items() if word in text), "    1 / 0")
+            return f"```python\ndef add(a: int, b: int) -> int:\n{body}\n```"
+
+        driver = searched(
+            answer=answer,
+            problem="Write add.\n>>> add(3, 4)\n7\n>>> add(1, 1)\n2\n",
+            sandbox=Subprocess(),
+            samples=4,
+            seconds=2.0,
+        )
+        assert "return a + b" in driver.text
+        assert driver.run.ledger.decisions[0].why.startswith("passes 2 of 2")
+
+
+#: What two and two programs print; others print nothing.
+TIED = {"# nothing\n": 1, "# odd\n": 1, "# prime\n": 2, "# small\n": 2}
+
+
+class TestConsensus:
+    INPUTS = "```\n3 4\n```\n```\n1 1\n```"
+
+    @staticmethod
+    def prints(program: str, given: str) -> str | None:
+        """Sums; but what builds on "odd" fails, and "nothing" is wrong at the edge."""
+        if "odd" in program:
+            return None
+        wrong = "nothing" in program and given == "1 1\n"
+        return "11" if wrong else f"{sum(map(int, given.split()))}\n"
+
+    def test_of_programs_that_print_the_same(self) -> None:
+        sandbox = Sandbox(self.prints)
+        driver = searched(answer=written, inputs=self.INPUTS, sandbox=sandbox)
+        assert "# small\n" in driver.text or "# prime" in driver.text
+        assert not asked(driver, "select")
+        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (16, 4)
+        (decision,) = driver.run.ledger.decisions
+        assert decision.kind == "vote"
+        assert decision.why == "3 of 7 programs print the same"
+
+    @pytest.mark.parametrize(
+        ("inputs", "prints"),
+        [
+            (completion(None), lambda *_: "7"),
+            ("I can think of none.", lambda *_: "7"),
+            (INPUTS, lambda *_: None),
+            (INPUTS, lambda *_: ""),
+            (INPUTS, lambda program, _: program),
+            (INPUTS, lambda program, _: TIED.get(program)),
+        ],
+        ids=["silent", "none", "all fail", "print nothing", "all differ", "a tie"],
+    )
+    def test_where_there_is_none_judges_decide(self, inputs: Any, prints: Any) -> None:
+        def said(program: str, given: str) -> str | None:
+            printed = prints(program, given)
+            return None if printed is None else str(printed)
+
+        driver = searched(answer=written, inputs=inputs, sandbox=Sandbox(said))
+        shape = discover()["plansearch"].shape({"observations": 3})
+        assert len(asked(driver, "think up")) == 1
+        assert driver.run.ledger.rounds == shape.most_rounds == 5
+        assert len(driver.upstream.calls) == shape.most_calls == 19
+
+    def test_where_nobody_thinks_up_inputs_judges_decide(self) -> None:
+        driver = searched(answer=written, sandbox=Sandbox(lambda *_: "7"))
+        assert (len(asked(driver, "think up")), len(asked(driver, "select"))) == (1, 3)
+
+    def test_does_not_wait_for_what_cannot_change_it(self) -> None:
+        def prints(program: str, given: str) -> Any:
+            return asyncio.Event() if "nothing" in program else "7"
+
+        driver = searched(answer=written, inputs=self.INPUTS, sandbox=Sandbox(prints))
+        assert "```python" in driver.text
+        assert not asked(driver, "select")
+
+    def test_is_not_asked_where_all_have_written_the_same(self) -> None:
+        sandbox = Sandbox(lambda *_: "7")
+        driver = searched(answer=lambda _: written(""), inputs=self.INPUTS, sandbox=sandbox)
+        assert not sandbox.programs
+        assert len(driver.upstream.calls) == 15
+
+    def test_is_not_asked_for_one_program(self) -> None:
+        driver = searched(
+            answer=lambda text: written(text) if "<plan>\nPlan of .\n" in text else numbered(text),
+            inputs=self.INPUTS,
+            sandbox=Sandbox(lambda *_: "7"),
+            samples=3,
+        )
+        assert not asked(driver, "think up")
+
+    def test_at_the_deadline_the_best_so_far(self) -> None:
+        sandbox = Sandbox(lambda *_: asyncio.Event())
+        driver = searched(answer=written, inputs=self.INPUTS, sandbox=sandbox, time=0.5)
+        assert "```python" in driver.text
+        assert driver.run.ledger.exhausted == "deadline"
+
+
+class TestTrust:
+    """Programs are run where the operator or the client has chosen this, and not for a prompt."""
+
+    def test_execute_off(self) -> None:
+        sandbox = Sandbox(lambda *_: "7")
+        driver = searched(answer=written, problem=SUM, sandbox=sandbox, execute=False)
+        assert not sandbox.programs
+        assert (len(asked(driver, "select")), driver.run.ledger.rounds) == (3, 4)
+        assert discover()["plansearch"].shape({"execute": False}).most_rounds == 4
+
+    def test_a_sandbox_that_runs_nothing(self) -> None:
+        driver = searched(answer=written, problem=SUM, sandbox=Closed())
+        assert (len(asked(driver, "select")), driver.run.ledger.rounds) == (3, 4)
+
+    @pytest.mark.parametrize(("allow", "runs"), [("", False), ("plansearch", True)])
+    def test_the_router(self, allow: str, runs: bool) -> None:
+        class Ladder:
+            async def choose(self, asked: Asked) -> Choice:
+                return Choice("plansearch", "classifier", 0.9)
+
+        async def run() -> None:
+            said = {"observe": OBSERVATIONS, "plan": "A plan.", "carry out": "```py\nf()\n```"}
+            upstream = FakeUpstream(lambda call: said[stage(call)])
+            driver = Driver(upstream, messages=[{"role": "user", "content": SUM}])
+            services: Any = driver.run.services
+            driver.run.services = replace(services, sandbox=sandbox, ladder=Ladder())
+            await driver.play("router", allow=allow)
+
+        sandbox = Sandbox(lambda *_: None)
+        asyncio.run(run())
+        assert bool(sandbox.programs) is runs
+
+    def test_a_tag(self, make_proxy: MakeProxy) -> None:
+        @example
+        async def runs(chat: Chat, llm: LLM) -> Reply:
+            inner = await llm.run("inner", chat)
+            return Reply.of(f"{llm.sandbox.runs} {inner.text}")
+
+        @approach("inner", shape=lambda _: Shape(calls=0, rounds=0))
+        async def inner(chat: Chat, llm: LLM) -> Reply:
+            ran = await llm.sandbox.run("print(6 * 7)", 20.0)
+            return Reply.of(ran.output or str(ran.error))
+
+        proxy = app_with(make_proxy, runs, inner, allow_prompt_tags=True)
+        assert proxy.text("example-sim") == "True 42"
+        tagged = f"<optillm_approach>example</optillm_approach>{QUESTION}"
+        assert proxy.text("sim", tagged) == "False Programs are not run for this request."
+        assert proxy.text("example-sim", tagged) == "True 42"
+
+
+class TestAtTheSimulator:
+    @pytest.mark.parametrize(
+        ("behaviour", "options", "calls", "rounds", "peak"),
+        [
+            ({}, {}, 17, 3, 8),
+            (UNLIKE, {}, 20, 4, 8),
+            (UNLIKE, {"samples": 1}, 3, 3, 1),
+            (UNLIKE, {"samples": 12, "observations": 3, "selections": 1}, 16, 4, 7),
+        ],
+        ids=str,
+    )
+    def test_calls_and_rounds_are_as_declared(
+        self,
+        proxy: InProcess,
+        sim: SimulatorThread,
+        behaviour: Mapping[str, Any],
+        options: dict[str, Any],
+        calls: int,
+        rounds: int,
+        peak: int,
+    ) -> None:
+        sim.behave(**behaviour, latency=0.1)
+        optillm = proxy.ask("plansearch-sim", optillm_options=options).json["optillm"]
+        assert (optillm["calls"], optillm["rounds"]) == (calls, rounds)
+        assert (sim.log.choices, sim.log.rounds, sim.log.peak) == (calls, rounds, peak)
+        shape = discover()["plansearch"].shape(options)
+        assert shape.least_calls <= calls <= shape.most_calls
+        assert shape.least_rounds <= rounds <= shape.most_rounds
+
+    def test_a_streamed_answer_costs_the_same(self, proxy: InProcess, sim: SimulatorThread) -> None:
+        sim.behave(**UNLIKE)
+        optillm = proxy.stream("plansearch-sim")[-2]["optillm"]
+        assert (optillm["calls"], optillm["rounds"]) == (20, 4)
+        assert eventually(lambda: sim.log.inflight == 0)
 
 
 class TestFaults:
@@ -226,12 +642,16 @@ class TestFaults:
 
 
 class TestTimeAndBudget:
-    def test_the_least_budget_pays_for_all_but_the_judges(self) -> None:
-        def answer(text: str) -> str:
-            return "\\boxed{1}" if "prime" in text else "\\boxed{2}"
+    def test_a_small_budget_pays_for_all_but_the_judges(self) -> None:
+        driver = searched(answer=numbered, samples=4, limits=Limits(max_calls=9))
+        assert "boxed" in driver.text
+        assert driver.run.ledger.exhausted == "max_calls"
 
-        driver = searched(answer=answer, samples=4, limits=Limits(max_calls=9))
-        assert (driver.text, driver.run.ledger.exhausted) == ("\\boxed{2}", "max_calls")
+    @pytest.mark.parametrize("calls", [6, 7])
+    def test_the_least_budget_pays_for_one_answer(self, calls: int) -> None:
+        driver = searched(answer=numbered, samples=4, limits=Limits(max_calls=calls))
+        assert "boxed" in driver.text
+        assert len(driver.upstream.calls) == calls
 
     def test_at_the_deadline_the_best_so_far(self, proxy: InProcess, sim: SimulatorThread) -> None:
         sim.behave(**UNLIKE, faults=(Fault("hang", role="selector"),))

@@ -46,11 +46,6 @@ CASES: Mapping[str, Sequence[tuple[dict[str, Any], int]]] = {
     ],
     "self_moa": [({}, 6), ({"samples": 1}, 1)],
     "rsa": [({}, 6), ({"samples": 4, "steps": 2}, 4), ({"steps": 1}, 6)],
-    "plansearch": [
-        ({}, 8),
-        ({"samples": 1}, 1),
-        ({"samples": 12, "observations": 3, "selections": 1}, 7),
-    ],
     "deepthink": [({}, 4), ({"samples": 5, "discover": False}, 6)],
     "deepconf": [({}, 8), ({"samples": 4}, 4), ({"warmup": 2, "samples": 6}, 2)],
     "cepo": [
@@ -106,8 +101,8 @@ def declared(slug: str, options: Mapping[str, Any]) -> Shape:
 
 #: Whose calls depend on what the replies say, not on how right they are: counted in its own tests.
 ELSEWHERE = {
-    *("cov", "leap", "mars", "router", "rstar", "rto"),
-    *("self_refine", "shortest", "skeleton", "z3"),
+    *("cov", "leap", "mars", "plansearch", "router", "rstar"),
+    *("rto", "self_refine", "shortest", "skeleton", "z3"),
 }
 
 

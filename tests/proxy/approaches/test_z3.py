@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,15 +37,27 @@ def stage(call: Call) -> str:
 class Sandbox:
     """Implements `proxy.sandbox.port.Sandbox`: every program ends as told."""
 
+    runs = True
     libraries: Sequence[str] = ("z3", "sympy")
 
     def __init__(self, *ends: Ran) -> None:
         self._ends = list(ends)
         self.programs: list[str] = []
+        #: Processes that wait for a program, and how many there were.
+        self.waiting = self.started = 0
 
     async def run(self, program: str, seconds: float) -> Ran:
         self.programs.append(program)
         return self._ends.pop(0) if len(self._ends) > 1 else self._ends[0]
+
+    @asynccontextmanager
+    async def ready(self, seconds: float) -> AsyncIterator[Callable[[str], Awaitable[Ran]]]:
+        self.started += 1
+        self.waiting += 1
+        try:
+            yield partial(self.run, seconds=seconds)
+        finally:
+            self.waiting -= 1
 
 
 class Model:
@@ -88,6 +102,15 @@ class TestSolved:
         explained = prompt(model.upstream.calls[-1])
         assert "print(17 * 23)" in explained
         assert "<candidate>\n391\n</candidate>" in explained
+
+    def test_its_process_starts_while_it_is_being_written(self) -> None:
+        started: list[int] = []
+        model = Model(
+            lambda name, _: started.append(model.sandbox.waiting) if name == "formalise" else None
+        )
+        model.play()
+        assert started == [1]
+        assert (model.sandbox.started, model.sandbox.waiting) == (1, 0)
 
     def test_nobody_waits_for_the_direct_answer(self) -> None:
         model = Model(lambda name, _: asyncio.sleep(60, "late") if name == "direct" else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -33,6 +34,9 @@ class TestPrograms:
         """In OptiLLM's they do not: its namespaces are two."""
         program = "def f(n):\n    return 1 if n < 2 else n * f(n - 1)\nprint(f(5))"
         assert run(program).output == "120"
+
+    def test_they_inherit_no_future_statement(self) -> None:
+        assert run("def f(a: 1): ...\nprint(f.__annotations__)").output == "{'a': 1}"
 
     def test_sympy_is_there(self) -> None:
         assert "sympy" in Subprocess().libraries
@@ -83,6 +87,46 @@ class TestLimits:
         before = children()
         asyncio.run(test())
         assert children() == before
+
+
+class TestAhead:
+    """A process that waits for the program while that is still being written."""
+
+    def test_it_takes_the_program_that_comes(self) -> None:
+        async def test() -> Ran:
+            async with Subprocess().ready(20) as run:
+                while not children() - before:
+                    await asyncio.sleep(0.01)
+                return await run("print(6 * 7)")
+
+        before = children()
+        assert asyncio.run(test()) == Ran("42")
+        assert children() == before
+
+    def test_time_counts_from_the_program_on(self) -> None:
+        async def test() -> Ran:
+            async with Subprocess().ready(0.5) as run:
+                await asyncio.sleep(0.6)
+                return await run("while True: pass")
+
+        assert asyncio.run(test()) == Ran("", "It was not done after 0.5 seconds.")
+
+    def test_without_a_program_it_is_ended(self) -> None:
+        async def test() -> None:
+            async with Subprocess().ready(20):
+                pass
+
+        before = children()
+        asyncio.run(test())
+        assert children() == before
+
+    def test_one_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def refused(*_: object, **__: object) -> None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", refused)
+        told = "It could not be started: Resource temporarily unavailable."
+        assert run("print(1)") == Ran("", told)
 
 
 class TestPlace:
