@@ -108,7 +108,8 @@ class ChatViews:
             automatic="router" if self._engine.classifier.state.phase == "ready" else None,
         )
         exchange.plan, exchange.approach, exchange.model = plan, plan.approach, plan.base
-        job = resources.enter_context(self._engine.submit(plan, caller, exchange.ledger))
+        job = self._engine.submit(plan, caller, exchange.ledger, exchange.attendance)
+        resources.enter_context(job)
         first = job.take(client)
         if not isinstance(first, bytes):
             return answered(first, exchange)

@@ -16,6 +16,7 @@ import uvloop
 from proxy.edge.handoff import Job
 from proxy.registry import Registry
 from proxy.router.client import Router
+from proxy.run.attendance import Attendance
 from proxy.run.engine import Engine
 from proxy.run.ledger import Ledger
 from proxy.run.plan import Plan
@@ -90,11 +91,17 @@ class EngineThread:
         for write in self.on_stop:
             write()
 
-    def submit(self, plan: Plan, caller: Caller, ledger: Ledger) -> Job:
+    def submit(
+        self,
+        plan: Plan,
+        caller: Caller,
+        ledger: Ledger,
+        attendance: Attendance | None = None,
+    ) -> Job:
         """A job that starts when it is entered."""
         engine, loop = self.engine, self._loop
         assert loop is not None
-        return Job(loop, lambda job: engine.answer(plan, caller, job, ledger))
+        return Job(loop, lambda job: engine.answer(plan, caller, job, ledger, attendance))
 
     def ask(self, make: Callable[[Engine], Any], timeout: float) -> Any:
         """Run ``make(engine)``, a coroutine, on the loop and wait for it; for health and models."""

@@ -17,6 +17,7 @@ from flask import Response
 from proxy.edge.client import ClientGone, ClientSocket
 from proxy.edge.handoff import Job
 from proxy.errors import ProxyError
+from proxy.run.attendance import Attendance
 from proxy.run.engine import Outcome
 from proxy.run.ledger import Ledger
 from proxy.run.plan import Plan
@@ -48,6 +49,7 @@ class Exchange:
     tenant: str = ""
     plan: Plan | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    attendance: Attendance = field(default_factory=Attendance)
     trace: Trace = field(default_factory=Trace.begin)
     #: Who is told of it in the end; nobody where it is no chat.
     telemetry: Telemetry | None = None
@@ -79,6 +81,12 @@ class Exchange:
             headers["traceparent"] = self.trace.header_of(self.trace.span_id)
         return headers
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Members of the ensemble that could not be asked, as far as is known by now."""
+        ensemble = self.plan is not None and self.plan.ensemble is not None
+        return tuple(self.attendance.missing) if ensemble else ()
+
     def log(
         self,
         status: int,
@@ -90,7 +98,7 @@ class Exchange:
         summary, usage = summary or {}, usage or {}
         _log.info(self._line(status, code, summary, usage))
         if self.telemetry is not None:
-            self.telemetry.ended(self._record(status, code, summary, usage))
+            self.telemetry.ended(self._record(status, code, usage))
 
     def _line(
         self, status: int, code: str, summary: Mapping[str, Any], usage: Mapping[str, Any]
@@ -113,17 +121,15 @@ class Exchange:
             line["first_ms"] = round(1000 * min(firsts), 1)
         if cancelled := sum(call.outcome == "cancelled" for call in calls):
             line["cancelled"] = cancelled
-        if missing := summary.get("members_missing"):
-            line["missing"] = ",".join(missing)
+        if self.missing:
+            line["missing"] = ",".join(self.missing)
         if self.plan is not None:
             if self.plan.handle is not None:
                 line["handle"] = self.plan.handle
             line["msg"] = announced(self.plan)
         return line
 
-    def _record(
-        self, status: int, code: str, summary: Mapping[str, Any], usage: Mapping[str, Any]
-    ) -> Record:
+    def _record(self, status: int, code: str, usage: Mapping[str, Any]) -> Record:
         return Record(
             id=self.id,
             path=self.path,
@@ -137,7 +143,7 @@ class Exchange:
             plan=self.plan,
             ledger=self.ledger,
             usage=usage or self.ledger.total_usage(),
-            missing=summary.get("members_missing", ()),
+            missing=self.missing,
             request=self.request,
             request_size=self.request_size,
             body=self.body,

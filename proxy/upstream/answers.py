@@ -11,7 +11,7 @@ _OVERHEAD = 512
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer as JSON, without its usage, and what clients were told about it."""
+    """An answer's batches as JSON, and what clients were told about it."""
 
     answer: bytes
     notes: tuple[str, ...] = ()

@@ -8,12 +8,12 @@ them. An engine in this process finds the calls of a batch in one turn of its lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from proxy.upstream.layer import Layer
-from proxy.upstream.port import Call, Json, Upstream
+from proxy.upstream.port import Batches, Call, Json, Upstream
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,7 @@ class Batched(Layer):
         return await self._behind.complete(call)
 
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
+    async def stream(self, call: Call) -> AsyncIterator[Batches]:
         await self._together(call.model)
         async with self._behind.stream(call) as chunks:
             yield chunks

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from proxy.hops import HEADER
 from proxy.settings import Settings
 from proxy.upstream import azure
 from proxy.upstream.config import ProviderConfig
-from proxy.upstream.port import Call, Json
+from proxy.upstream.port import Batches, Call, Json
 from proxy.upstream.refusals import refusal
 from proxy.wire.sse import Decoder
 
@@ -145,7 +145,7 @@ class Client:
         return own or None
 
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
+    async def stream(self, call: Call) -> AsyncIterator[Batches]:
         response = await self._open(call)
         try:
             yield self._chunks(response)
@@ -173,7 +173,7 @@ class Client:
         self._parsed(received, response.content_type)
         raise UpstreamInvalid("The upstream answered a streamed call with a JSON body.")
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[Sequence[Json]]:
+    async def _chunks(self, response: aiohttp.ClientResponse) -> Batches:
         if response.content_type != "text/event-stream":
             raise UpstreamInvalid(
                 f"The upstream answered a streamed call with {response.content_type}."

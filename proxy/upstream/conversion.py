@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from proxy.errors import UpstreamInvalid
-from proxy.upstream.port import Json
+from proxy.upstream.port import Batches, Json
 from proxy.wire.assemble import Assembler, deltas_of
 
 _HEAD = ("id", "created", "model", "system_fingerprint")
 
 
-async def whole(chunks: AsyncIterator[Sequence[Json]]) -> Json:
+async def whole(chunks: Batches) -> Json:
     """The completion that a stream of one choice amounts to; raises `UpstreamInvalid`."""
     assembler = Assembler()
     answer: Json = {}
@@ -32,7 +32,7 @@ async def whole(chunks: AsyncIterator[Sequence[Json]]) -> Json:
     return {"object": "chat.completion", **answer, "choices": [choice]}
 
 
-async def chunks_of(answer: Json) -> AsyncIterator[Sequence[Json]]:
+async def chunks_of(answer: Json) -> Batches:
     """A completion as the stream it might have been: a chunk a choice, then the usage."""
     head = {name: answer[name] for name in _HEAD if name in answer}
     head["object"] = "chat.completion.chunk"
@@ -63,3 +63,15 @@ def says_something(chunk: Json) -> bool:
         ):
             return True
     return False
+
+
+def unpaid(batch: Sequence[Json]) -> list[Json]:
+    """The same without usage: another's call has it. A chunk that holds nothing else is dropped."""
+    kept = []
+    for chunk in batch:
+        if isinstance(chunk.get("usage"), dict):
+            del chunk["usage"]
+            if not chunk.get("choices"):
+                continue
+        kept.append(chunk)
+    return kept

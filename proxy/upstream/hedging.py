@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.errors import UpstreamError
-from proxy.upstream.port import Json
+from proxy.upstream.port import Batches, Json
 
 if TYPE_CHECKING:
     from proxy.upstream.turn import Tries, Turn
+
+T = TypeVar("T")
 
 _PERCENTILE = 0.95
 #: Answers by which the usual is known, those that it is told by, and the models (each of a
@@ -36,7 +39,7 @@ class Hedging:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._tokens = 0.0
-        self._seconds: dict[tuple[str, str], deque[float]] = {}
+        self._seconds: dict[tuple[str, str, bool], deque[float]] = {}
 
     async def answer(
         self, turn: Turn, attempt: Callable[[Tries], Coroutine[Any, Any, Json]]
@@ -45,17 +48,46 @@ class Hedging:
 
         Raises what ``turn`` raises.
         """
+        answer, _ = await self._sooner(turn, turn.answer, attempt)
+        return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, turn: Turn, attempt: Callable[[Tries], AbstractAsyncContextManager[Batches]]
+    ) -> AsyncIterator[Batches]:
+        """The same for a stream: sooner is whose first content is, and the other one is closed.
+
+        Each is opened in a task of its own, but read and closed by the caller's.
+        """
+        async with AsyncExitStack() as first, AsyncExitStack() as second:
+            chunks, overtaken = await self._sooner(
+                turn,
+                lambda: first.enter_async_context(turn.begun(hold=True)),
+                lambda tries: second.enter_async_context(attempt(tries)),
+            )
+            await (first if overtaken else second).aclose()
+            if overtaken:
+                turn.leave()
+            yield chunks
+
+    async def _sooner(
+        self,
+        turn: Turn,
+        begin: Callable[[], Coroutine[Any, Any, T]],
+        attempt: Callable[[Tries], Coroutine[Any, Any, T]],
+    ) -> tuple[T, bool]:
+        """What ``begin`` or ``attempt`` returns, and whether it is the latter."""
         if turn.second:
-            return await self._timed(turn)
+            return await self._timed(turn, begin), False
         self._tokens = min(_MOST, self._tokens + _SHARE)
         usual = self._usual(turn.name)
         if usual is None:
-            return await self._timed(turn)
-        first = asyncio.create_task(self._timed(turn))
+            return await self._timed(turn, begin), False
+        first = asyncio.create_task(self._timed(turn, begin))
         try:
             await asyncio.wait([first], timeout=usual)
             if first.done() or self._tokens < 1:
-                return await first
+                return await first, False
             return await self._raced(turn, first, usual, attempt)
         finally:
             await _ended(first)
@@ -63,10 +95,10 @@ class Hedging:
     async def _raced(
         self,
         turn: Turn,
-        first: asyncio.Task[Json],
+        first: asyncio.Task[T],
         usual: float,
-        attempt: Callable[[Tries], Coroutine[Any, Any, Json]],
-    ) -> Json:
+        attempt: Callable[[Tries], Coroutine[Any, Any, T]],
+    ) -> tuple[T, bool]:
         self._tokens -= 1
         began, watch = self._clock(), turn.call.watch
         rival = None if watch is None else watch.beside()
@@ -82,7 +114,7 @@ class Hedging:
         if winner is first:
             if rival is not None:
                 rival.lost(failure)
-            return first.result()
+            return first.result(), False
         failure = _failure(first)
         if failure is None:
             # It would have taken at least so long.
@@ -93,22 +125,22 @@ class Hedging:
                 watch.missed(failure)
         if rival is not None:
             rival.won()
-        return second.result()
+        return second.result(), True
 
-    async def _timed(self, turn: Turn) -> Json:
+    async def _timed(self, turn: Turn, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         began = self._clock()
-        answer = await turn.answer()
+        begun = await begin()
         self._took(turn.name, self._clock() - began)
-        return answer
+        return begun
 
-    def _took(self, name: tuple[str, str], seconds: float) -> None:
+    def _took(self, name: tuple[str, str, bool], seconds: float) -> None:
         if name not in self._seconds:
             if len(self._seconds) >= _MODELS:
                 del self._seconds[next(iter(self._seconds))]
             self._seconds[name] = deque(maxlen=_WINDOW)
         self._seconds[name].append(seconds)
 
-    def _usual(self, name: tuple[str, str]) -> float | None:
+    def _usual(self, name: tuple[str, str, bool]) -> float | None:
         """How long 95 of 100 calls took at most; None where too few are known."""
         known = self._seconds.get(name, ())
         if len(known) < _LEAST:
@@ -116,7 +148,7 @@ class Hedging:
         return sorted(known)[math.ceil(_PERCENTILE * len(known)) - 1]
 
 
-async def _winner(first: asyncio.Task[Json], second: asyncio.Task[Json]) -> asyncio.Task[Json]:
+async def _winner(first: asyncio.Task[T], second: asyncio.Task[T]) -> asyncio.Task[T]:
     """Which of both is answered first; ``first`` where neither is."""
     running = {first, second}
     while running:
@@ -127,7 +159,7 @@ async def _winner(first: asyncio.Task[Json], second: asyncio.Task[Json]) -> asyn
     return first
 
 
-def _failure(task: asyncio.Task[Json]) -> UpstreamError | None:
+def _failure(task: asyncio.Task[Any]) -> UpstreamError | None:
     """Why it has no answer; None where it has one, or none yet, or where the reason is a bug."""
     if not task.done() or task.cancelled():
         return None
@@ -135,6 +167,6 @@ def _failure(task: asyncio.Task[Json]) -> UpstreamError | None:
     return error if isinstance(error, UpstreamError) else None
 
 
-async def _ended(task: asyncio.Task[Json]) -> None:
+async def _ended(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from proxy.upstream.port import Call, Json, Upstream
+from proxy.upstream.port import Batches, Call, Json, Upstream
 
 
 class Layer:
@@ -17,7 +16,7 @@ class Layer:
     async def complete(self, call: Call) -> Json:
         return await self._behind.complete(call)
 
-    def stream(self, call: Call) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Json]]]:
+    def stream(self, call: Call) -> AbstractAsyncContextManager[Batches]:
         return self._behind.stream(call)
 
     def native_n(self, model: str) -> bool:

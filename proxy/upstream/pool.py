@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from proxy.errors import (
@@ -26,12 +26,12 @@ from proxy.upstream.config import PoolConfig, ProviderConfig
 from proxy.upstream.hedging import Hedging, NoSpare
 from proxy.upstream.limits import TURNS, limits
 from proxy.upstream.line import Lane, Line
-from proxy.upstream.port import Call, Endpoint, Json
+from proxy.upstream.port import Batches, Call, Endpoint, Json
 from proxy.upstream.provider import Provider
 from proxy.upstream.retries import RetryBudget
 from proxy.upstream.routing import strategies
 from proxy.upstream.slots import Slots
-from proxy.upstream.turn import Tries, Turn, begun
+from proxy.upstream.turn import Tries, Turn
 
 _log = logging.getLogger("optillm.pool")
 
@@ -116,16 +116,21 @@ class Pool:
                     return await turn.answer()
                 return await self._hedging.answer(turn, self._answered)
 
+    def stream(self, call: Call) -> AbstractAsyncContextManager[Batches]:
+        return self._streamed(Tries(call))
+
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
-        tries = Tries(call)
+    async def _streamed(self, tries: Tries) -> AsyncIterator[Batches]:
         while True:
-            async with Turn(self, tries, stream=True) as turn, turn.stream() as chunks:
-                # Another provider can take over as long as nothing was said.
-                first = [] if len(self._providers) == 1 else await begun(chunks)
-                turn.goes_on()
-                yield turn.watched(first, chunks)
-                return
+            async with Turn(self, tries, stream=True) as turn:
+                if self._hedging is None:
+                    # Another provider can take over as long as nothing was said.
+                    begun = turn.begun(hold=len(self._providers) > 1)
+                else:
+                    begun = self._hedging.stream(turn, self._streamed)
+                async with begun as chunks:
+                    yield chunks
+                    return
 
     async def models(self) -> list[Json]:
         """What all providers list, under the names that clients call it; each is asked at once.

@@ -12,6 +12,8 @@ from proxy.errors import UpstreamError
 
 #: A chat completion or a ``chat.completion.chunk`` as parsed JSON.
 Json = dict[str, Any]
+#: The chunks of a streamed answer, several at once where several arrived at once.
+Batches = AsyncIterator[Sequence[Json]]
 
 
 class Watch(Protocol):
@@ -89,8 +91,8 @@ class Endpoint(Protocol):
         """The whole answer: a JSON object with at least one choice that has a message."""
         ...
 
-    def stream(self, call: Call) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Json]]]:
-        """The answer in chunks, several at once where several arrived at once.
+    def stream(self, call: Call) -> AbstractAsyncContextManager[Batches]:
+        """The answer in chunks.
 
         Entering waits for the upstream's status; leaving closes the connection unless the answer
         is complete. Ends after ``[DONE]``; anything short of it is an `UpstreamInvalid`.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import UpstreamError, UpstreamInvalid
 from proxy.upstream.conversion import chunks_of, says_something, whole
-from proxy.upstream.port import Call, Json, Watch
+from proxy.upstream.port import Batches, Call, Json, Watch
 from proxy.upstream.provider import Provider
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Turn:
         "_began",
         "_decided",
         "_lane",
+        "_left",
         "_pool",
         "_provider",
         "_stream",
@@ -63,7 +64,7 @@ class Turn:
         self._pool = pool
         self._tries = tries
         self._stream = stream
-        self._decided = False
+        self._decided = self._left = False
         #: Something of the answer has been passed on: nobody else can give it any more.
         self.final = False
 
@@ -89,19 +90,27 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._pool.leave(self._tries.call, self._lane)
+        if self._left:
+            return False
         # One that is raised by whoever reads a stream is not this provider's.
         if isinstance(error, UpstreamError) and not self._decided and not self.final:
+            self._pool.leave(self._tries.call, self._lane)
             return self._mended(error)
+        self.leave()
+        return False
+
+    def leave(self) -> None:
+        """It is over: give the slot back, which others wait for."""
+        self._left = True
+        self._pool.leave(self._tries.call, self._lane)
         if not self._decided:
             self._provider.undecided(self._tries.call.model)
             self._log("cancelled")
-        return False
 
     @property
-    def name(self) -> tuple[str, str]:
-        """Who is asked, and for which model."""
-        return self._provider.name, self._tries.call.model
+    def name(self) -> tuple[str, str, bool]:
+        """Who is asked, for which model, and whether in a stream."""
+        return self._provider.name, self._tries.call.model, self._stream
 
     @property
     def second(self) -> bool:
@@ -129,7 +138,7 @@ class Turn:
         return self._renamed(answer)
 
     @asynccontextmanager
-    async def stream(self) -> AsyncIterator[AsyncIterator[Sequence[Json]]]:
+    async def stream(self) -> AsyncIterator[Batches]:
         """The answer in chunks; in one, where this provider does not stream."""
         client = self._provider.client
         if not self.call.body.get("stream"):
@@ -138,9 +147,17 @@ class Turn:
         async with client.stream(self.call) as chunks:
             yield chunks
 
-    async def watched(
-        self, begun: list[Sequence[Json]], chunks: AsyncIterator[Sequence[Json]]
-    ) -> AsyncIterator[Sequence[Json]]:
+    @asynccontextmanager
+    async def begun(self, *, hold: bool) -> AsyncIterator[Batches]:
+        """The same, from where nobody else can give it; ``hold`` waits until something is said."""
+        async with self.stream() as chunks:
+            first = await _opening(chunks) if hold else []
+            self.final = True
+            # Whatever becomes of the rest, it is no trial more.
+            self._provider.undecided(self._tries.call.model)
+            yield self._watched(first, chunks)
+
+    async def _watched(self, begun: list[Sequence[Json]], chunks: Batches) -> Batches:
         """The chunks that have come and those that will; how they end is taken note of."""
         mapped = self.call.model != self._tries.call.model
         for batch in begun:
@@ -152,11 +169,6 @@ class Turn:
             self.failed(error)
             raise
         self.succeeded()
-
-    def goes_on(self) -> None:
-        """Something of a stream is here: nobody else can give the rest, and it is no trial more."""
-        self.final = True
-        self._provider.undecided(self._tries.call.model)
 
     def succeeded(self) -> None:
         self._decided = True
@@ -205,7 +217,7 @@ class Turn:
         self._pool.log(self._provider, self._tries.call.model, outcome, self._began)
 
 
-async def begun(chunks: AsyncIterator[Sequence[Json]]) -> list[Sequence[Json]]:
+async def _opening(chunks: Batches) -> list[Sequence[Json]]:
     """The batches up to the first that says something; raises `UpstreamInvalid` if none does."""
     batches: list[Sequence[Json]] = []
     async for batch in chunks:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import InProcess, MakeProxy, eventually
+from conftest import InProcess, MakeProxy, chat_body, eventually
 from scraped import Scraped
 
 from optictl.simulator import Behaviour, Fault, SimulatorThread
@@ -177,6 +179,30 @@ class TestWhatGoesWrong:
         assert proxy.ask(ENSEMBLE).json["optillm"]["members_missing"] == ["b"]
         after = scraped(proxy)
         assert after.value(name, ensemble=ENSEMBLE, model="b") == after.value(name) == 1
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_member_that_was_missing_when_the_client_left(
+        self, make_proxy: MakeProxy, sim: SimulatorThread, stream: bool
+    ) -> None:
+        sim.behave(latency=60.0)
+        sim.behave(model="b", faults=(Fault(404),))
+        proxy = make_proxy(ensembles=ensemble("a", "b", "c"))
+        near, far = socket.socketpair()
+
+        def leave() -> None:
+            assert eventually(lambda: any(call.status == 404 for call in sim.log.records))
+            near.close()
+
+        with near, far:
+            leaving = threading.Thread(target=leave)
+            leaving.start()
+            body = chat_body(ENSEMBLE, stream=stream)
+            told(proxy.post(json=body, environ_overrides={"gunicorn.socket": far}))
+            leaving.join()
+        seen = scraped(proxy)
+        assert seen.value("optillm_requests_total", status="499") == 1
+        name = "optillm_members_missing_total"
+        assert seen.value(name, ensemble=ENSEMBLE, model="b") == seen.value(name) == 1
 
     def test_a_call_that_goes_to_another_provider(
         self, make_proxy: MakeProxy, sim: SimulatorThread

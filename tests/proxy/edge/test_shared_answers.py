@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 import pytest
-from conftest import InProcess, MakeProxy, content_of, eventually
+from conftest import InProcess, MakeProxy, content_of, events, eventually
 
-from optictl.simulator import SimulatorThread
+from optictl.simulator import Behaviour, SimulatorThread
 from proxy.settings import Limits, Sharing
+from proxy.upstream.config import PoolConfig, ProviderConfig
 
 CACHE = Sharing(cache_ttl=60.0)
 FLIGHT = Sharing(single_flight=True)
@@ -26,6 +27,11 @@ def ask(proxy: InProcess, key: str = "alice", **members: Any) -> Any:
     response = proxy.post(json=body, headers={"Authorization": f"Bearer {key}"})
     assert response.status_code == 200, response.text
     return response
+
+
+def streamed(proxy: InProcess, **members: Any) -> list[Any]:
+    """The events of a stream."""
+    return events(ask(proxy, **members).get_data(as_text=True))
 
 
 def side_by_side(proxy: InProcess, *requests: dict[str, Any]) -> list[Any]:
@@ -110,10 +116,31 @@ class TestCache:
         assert ask(proxy).headers["x-optillm-shared"] == "cache"
         assert len(sim.log.records) == 1
 
-    def test_streams_are_asked_for(self, make_proxy: MakeProxy, sim: SimulatorThread) -> None:
+    @pytest.mark.parametrize("model", ["none-sim", "re2-sim"])
+    def test_of_a_stream_is_the_same_stream_without_its_bill(
+        self, make_proxy: MakeProxy, sim: SimulatorThread, model: str
+    ) -> None:
         proxy = make_proxy(sharing=CACHE)
-        for _ in range(2):
-            assert content_of(proxy.stream(temperature=0))
+        options = {"include_usage": True}
+        paid, free = (
+            streamed(proxy, model=model, stream=True, stream_options=options) for _ in range(2)
+        )
+        assert len(sim.log.records) == 1
+        assert content_of(free) == content_of(paid) != ""
+        assert len(free) == len(paid)
+        (*_, costly, _), (*_, last, done) = paid, free
+        assert done == "[DONE]"
+        assert (costly["optillm"]["calls"], last["optillm"]["calls"]) == (1, 0)
+        assert last["optillm"]["shared"] == {"cache": 1}
+        assert (costly["usage"]["total_tokens"] > 0, last["usage"]["total_tokens"]) == (True, 0)
+
+    def test_of_a_stream_is_no_answer_in_json(
+        self, make_proxy: MakeProxy, sim: SimulatorThread
+    ) -> None:
+        proxy = make_proxy(sharing=CACHE)
+        ask(proxy)
+        streamed(proxy, stream=True)
+        assert ask(proxy).headers["x-optillm-shared"] == "cache"
         assert len(sim.log.records) == 2
 
     def test_is_off_unless_it_is_asked_for(
@@ -137,6 +164,47 @@ class TestSingleFlight:
             calls, tokens = answer.json["optillm"]["calls"], answer.json["usage"]["total_tokens"]
             assert bool(tokens) == bool(calls)
             assert answer.headers.get("x-optillm-shared") == (None if calls else "flight")
+
+    def test_of_streams_is_one_word_for_word(
+        self, make_proxy: MakeProxy, sim: SimulatorThread
+    ) -> None:
+        sim.behave(tokens=50, latency=0.1, chunk_interval=0.02)
+        proxy = make_proxy(sharing=FLIGHT)
+        answers = side_by_side(proxy, *({"stream": True} for _ in range(3)))
+        assert len(sim.log.records) == 1
+        said = [answer.get_data(as_text=True).split("\n\n") for answer in answers]
+        # What follows the words tells whose call it was.
+        assert len({tuple(each[:-3]) for each in said}) == 1
+        ends = [events("\n\n".join(each))[-2]["optillm"] for each in said]
+        assert sorted(end["calls"] for end in ends) == [0, 0, 1]
+        assert [end.get("shared") for end in ends if not end["calls"]] == [{"flight": 1}] * 2
+
+    def test_a_client_that_leaves_its_stream_to_another(
+        self, make_proxy: MakeProxy, sim: SimulatorThread
+    ) -> None:
+        sim.behave(tokens=100, chunk_interval=0.02)
+        proxy = make_proxy(sharing=FLIGHT)
+        leaving = ask(proxy, stream=True)
+        next(iter(leaving.response))
+        staying = ask(InProcess(proxy.app), stream=True)
+        leaving.close()
+        told = events(staying.get_data(as_text=True))
+        assert told[-2]["optillm"]["calls"] == 1
+        (call,) = sim.log.records
+        assert call.content == content_of(told)
+        assert not call.peer_left
+
+    def test_clients_that_all_leave_their_stream_end_it(
+        self, make_proxy: MakeProxy, sim: SimulatorThread
+    ) -> None:
+        sim.behave(tokens=1000, chunk_interval=0.02)
+        proxy = make_proxy(sharing=FLIGHT)
+        for answer in [ask(InProcess(proxy.app), stream=True) for _ in range(3)]:
+            assert sim.log.inflight == 1
+            answer.close()
+        assert eventually(lambda: sim.log.inflight == 0)
+        (call,) = sim.log.records
+        assert call.peer_left
 
     def test_whoever_runs_out_of_time_leaves_the_call_to_the_others(
         self, make_proxy: MakeProxy, sim: SimulatorThread
@@ -168,3 +236,25 @@ def test_batches_leave_together(make_proxy: MakeProxy, sim: SimulatorThread, str
     answers = side_by_side(proxy, *({"stream": stream} for _ in range(4)))
     assert all(answer.get_data() for answer in answers)
     assert len(sim.log.records) == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_late_is_made_elsewhere_and_given_up(
+    make_proxy: MakeProxy, sim: SimulatorThread, stream: bool
+) -> None:
+    with SimulatorThread(Behaviour()) as other:
+        providers = tuple(ProviderConfig(name, on.url) for name, on in (("p", sim), ("q", other)))
+        pool = PoolConfig(providers, strategy="failover")
+        proxy = make_proxy(base_url="", pool=pool, sharing=Sharing(hedge=True))
+        for _ in range(20):
+            ask(proxy, stream=stream).get_data()
+        sim.reset()
+        sim.behave(latency=60.0)
+        answer = ask(proxy, stream=stream, optillm_trace=True)
+        told = events(answer.get_data(as_text=True))[-2] if stream else answer.json
+        assert [call["provider"] for call in told["optillm"]["trace"]] == ["p", "q"]
+        assert [call["why"] for call in told["optillm"]["trace"]] == ["overtaken", None]
+        assert eventually(lambda: sim.log.inflight == 0)
+        (call,) = sim.log.records
+        assert call.peer_left
+        assert len(other.log.records) == 1

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,10 +14,12 @@ from driving import completion
 
 from proxy.errors import UpstreamError
 from proxy.settings import Settings, Sharing
+from proxy.upstream.answers import Answers
 from proxy.upstream.config import HealthCheck, PoolConfig, ProviderConfig
 from proxy.upstream.limits import NAMED, limits, register
 from proxy.upstream.pool import Pool
 from proxy.upstream.port import Call, Json, Rival, Upstream
+from proxy.upstream.sharing import Shared
 from proxy.upstream.slots import Slots
 
 T = TypeVar("T")
@@ -241,6 +243,49 @@ async def read(pool: Upstream, asked: Call) -> str:
                 for choice in chunk["choices"]:
                     pieces.append(choice["delta"].get("content") or "")
     return "".join(pieces)
+
+
+#: Seconds that `shared` keeps answers for.
+TTL = 60.0
+
+
+def cold(watch: Tally | None = None, **members: Any) -> Call:
+    """A call whose answer may be shared."""
+    body = {"temperature": 0, **members.pop("body", {})}
+    return call(watch=watch or Tally(), body=body, **members)
+
+
+@asynccontextmanager
+async def shared(
+    *endpoints: FakeEndpoint, cache: bool = False, size: int = 1_000_000, **config: Any
+) -> AsyncIterator[Shared]:
+    """Single flight in front of a pool of these, and with ``cache`` room for ``size`` bytes."""
+    async with pooled(*endpoints, **config) as pool:
+        clock = asyncio.get_running_loop().time
+        yield Shared(pool, "pool", Answers(TTL, size, clock) if cache else None)
+
+
+class Paced(FakeEndpoint):
+    """Answers half a second after it was asked, but for what is ``next``: seconds, and what."""
+
+    def __init__(self, name: str, **config: Any) -> None:
+        super().__init__(name, self._paced, **config)
+        self.next: list[Any] = []
+
+    def _paced(self, call: Call) -> Any:
+        step = self.next.pop(0) if self.next else 0.5
+        return (
+            self._after(*step) if isinstance(step, tuple) else self._after(step, self.config.name)
+        )
+
+    async def _after(self, seconds: float, said: Any) -> Any:
+        await asyncio.sleep(seconds)
+        return said
+
+
+def hedged(*endpoints: FakeEndpoint, **config: Any) -> AbstractAsyncContextManager[Pool]:
+    """A pool that tries calls twice which take unusually long."""
+    return pooled(*endpoints, sharing=Sharing(hedge=True), **config)
 
 
 async def failure_of(waiting: Awaitable[Any]) -> UpstreamError:

@@ -8,42 +8,22 @@ from typing import Any
 import pytest
 from endpoints import (
     FakeEndpoint,
+    Paced,
     Tally,
     asked,
     call,
     failure_of,
+    hedged,
     now,
     pooled,
-    read,
     run,
     text_of,
 )
 
 from proxy.errors import UpstreamError, UpstreamRateLimited, UpstreamRejected, UpstreamTimeout
-from proxy.settings import Sharing
 from proxy.upstream.config import QueueConfig
 from proxy.upstream.pool import Pool
 from proxy.upstream.port import Call
-
-HEDGE = Sharing(hedge=True)
-
-
-class Paced(FakeEndpoint):
-    """Answers half a second after it was asked, but for what is ``next``."""
-
-    def __init__(self, name: str, **config: Any) -> None:
-        super().__init__(name, self._paced, **config)
-        self.next: list[Any] = []
-
-    def _paced(self, call: Call) -> Any:
-        step = self.next.pop(0) if self.next else 0.5
-        return (
-            self._after(*step) if isinstance(step, tuple) else self._after(step, self.config.name)
-        )
-
-    async def _after(self, seconds: float, said: Any) -> Any:
-        await asyncio.sleep(seconds)
-        return said
 
 
 async def usual(pool: Pool, endpoint: Paced, count: int = 40, seconds: float = 1.0) -> None:
@@ -52,10 +32,6 @@ async def usual(pool: Pool, endpoint: Paced, count: int = 40, seconds: float = 1
     endpoint.next = [seconds - i / 10_000 for i in range(count)]
     for _ in range(count):
         await asked(pool)
-
-
-def hedged(*endpoints: FakeEndpoint, **config: Any) -> Any:
-    return pooled(*endpoints, sharing=HEDGE, **config)
 
 
 def test_who_is_overdue_is_asked_again_elsewhere_and_the_first_answer_wins() -> None:
@@ -297,18 +273,6 @@ class TestFailures:
                 assert (a.running, b.running) == (0, 0)
 
         run(test)
-
-
-def test_streams_are_asked_for_once() -> None:
-    async def test() -> None:
-        a, b = Paced("a"), Paced("b")
-        async with hedged(a, b) as pool:
-            await usual(pool, a)
-            a.next = [60.0]
-            assert await read(pool, call()) == "a"
-            assert b.calls == []
-
-    run(test)
 
 
 def test_what_the_second_one_does_not_know_it_is_asked_without() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from driving import MESSAGES, Driver
+from driving import MESSAGES, Driver, completion
 from endpoints import FakeEndpoint, pooled, run
 
 from proxy.errors import UpstreamRejected, UpstreamTimeout
@@ -18,7 +18,7 @@ from proxy.run.scope import Caller
 from proxy.settings import Limits, Sharing
 from proxy.upstream.answers import Answers
 from proxy.upstream.pool import Pool
-from proxy.upstream.port import Call, Upstream
+from proxy.upstream.port import Call, Json, Upstream
 from proxy.upstream.sharing import Shared
 
 BODY = {"messages": list(MESSAGES), "temperature": 0}
@@ -30,6 +30,11 @@ class Scripted(FakeEndpoint):
     def __init__(self, name: str, **config: Any) -> None:
         super().__init__(name, lambda _: self._after(), **config)
         self.next: list[Any] = []
+
+    async def _chunks(self, script: Sequence[Any]) -> AsyncIterator[Sequence[Json]]:
+        async for batch in super()._chunks(script):
+            yield batch
+        yield [{"choices": [], "usage": completion("")["usage"]}]
 
     async def _after(self) -> Any:
         step = self.next.pop(0) if self.next else 0.5
@@ -50,6 +55,18 @@ async def called(driver: Driver) -> str:
     return reply.text
 
 
+async def streamed(driver: Driver) -> str:
+    run = driver.run
+    async with calls.stream(run, run.call("m", BODY), "final") as incoming:
+        async for _ in incoming:
+            pass
+    return incoming.reply.text
+
+
+Kind = Callable[[Driver], Coroutine[Any, Any, str]]
+kinds = pytest.mark.parametrize("kind", [called, streamed])
+
+
 def told(record: CallRecord) -> tuple[Any, ...]:
     return record.provider, record.outcome, record.why
 
@@ -59,21 +76,23 @@ async def overdue(*endpoints: Scripted) -> AsyncIterator[Pool]:
     """A pool whose first provider takes a second as a rule, and next time forever."""
     first = endpoints[0]
     async with pooled(*endpoints, sharing=Sharing(hedge=True)) as pool:
-        first.next = [1.0 - i / 10_000 for i in range(40)]
-        one = driver(pool)
-        for _ in range(40):
-            # In a task of its own: each is a first round.
-            await asyncio.create_task(called(one))
+        for kind in (called, streamed):
+            first.next = [1.0 - i / 10_000 for i in range(40)]
+            one = driver(pool)
+            for _ in range(40):
+                # In a task of its own: each is a first round.
+                await asyncio.create_task(kind(one))
         first.next = [900.0]
         yield pool
 
 
 class TestASecondAttempt:
-    def test_that_wins_is_the_call_and_the_first_was_overtaken(self) -> None:
+    @kinds
+    def test_that_wins_is_the_call_and_the_first_was_overtaken(self, kind: Kind) -> None:
         async def test() -> None:
             async with overdue(Scripted("a"), Scripted("b")) as pool:
                 one = driver(pool)
-                assert await called(one) == "b"
+                assert await kind(one) == "b"
                 ledger = one.run.ledger
                 assert [told(record) for record in ledger.calls] == [
                     ("a", "cancelled", "overtaken"),
@@ -82,16 +101,18 @@ class TestASecondAttempt:
                 assert [record.repeated for record in ledger.calls] == [True, False]
                 assert (ledger.choices, ledger.rounds, ledger.unreported) == (2, 1, 1)
                 assert ledger.total_tokens == 15
+                assert ledger.calls[0].first is None
 
         run(test)
 
-    def test_that_loses_was_overtaken(self) -> None:
+    @kinds
+    def test_that_loses_was_overtaken(self, kind: Kind) -> None:
         async def test() -> None:
             a, b = Scripted("a"), Scripted("b")
             async with overdue(a, b) as pool:
                 a.next = [1.2]
                 one = driver(pool)
-                assert await called(one) == "a"
+                assert await kind(one) == "a"
                 assert [told(record) for record in one.run.ledger.calls] == [
                     ("a", "ok", ""),
                     ("b", "cancelled", "overtaken"),
@@ -180,17 +201,18 @@ class TestASecondAttempt:
 
 
 class TestAnAnswerThatIsShared:
+    @kinds
     @pytest.mark.parametrize("source", ["cache", "flight"])
-    def test_is_no_call(self, source: str) -> None:
+    def test_is_no_call(self, source: str, kind: Kind) -> None:
         async def test() -> None:
             async with pooled(Scripted("a")) as pool:
                 upstream = Shared(pool, "pool", Answers(60.0, 1_000_000, lambda: 0.0))
                 first, second = driver(upstream), driver(upstream, Limits(max_calls=1))
                 if source == "flight":
-                    await asyncio.gather(called(first), called(second))
+                    await asyncio.gather(kind(first), kind(second))
                 else:
-                    await called(first)
-                    await called(second)
+                    await kind(first)
+                    await kind(second)
                 ledger = second.run.ledger
                 assert [told(record) for record in ledger.calls] == [(source, "ok", "")]
                 assert ledger.shared == {source: 1}
@@ -203,26 +225,28 @@ class TestAnAnswerThatIsShared:
 
         run(test)
 
-    def test_is_no_round(self) -> None:
+    @kinds
+    def test_is_no_round(self, kind: Kind) -> None:
         async def test() -> None:
             async with pooled(Scripted("a")) as pool:
                 upstream = Shared(pool, "pool", Answers(60.0, 1_000_000, lambda: 0.0))
-                await asyncio.create_task(called(driver(upstream)))
+                await asyncio.create_task(kind(driver(upstream)))
                 one = driver(upstream)
-                await called(one)
+                await kind(one)
                 await calls.complete(one.run, one.run.call("n", BODY), "final")
                 assert one.run.ledger.rounds == 1
 
         run(test)
 
-    def test_whose_call_failed_is_told_of_by_none_but_who_led(self) -> None:
+    @kinds
+    def test_whose_call_failed_is_told_of_by_none_but_who_led(self, kind: Kind) -> None:
         async def test() -> None:
             a = Scripted("a")
             a.next = [(1.0, UpstreamTimeout("no"))]
             async with pooled(a, breaker=False) as pool:
                 upstream = Shared(pool, "pool", None)
                 first, second = driver(upstream), driver(upstream)
-                ended = await asyncio.gather(called(first), called(second), return_exceptions=True)
+                ended = await asyncio.gather(kind(first), kind(second), return_exceptions=True)
                 assert [type(each) for each in ended] == [UpstreamTimeout] * 2
                 assert [told(record) for record in first.run.ledger.calls] == [
                     ("a", "upstream_timeout", "")
@@ -231,15 +255,16 @@ class TestAnAnswerThatIsShared:
 
         run(test)
 
-    def test_becomes_one_s_own_call_where_who_led_leaves(self) -> None:
+    @kinds
+    def test_becomes_one_s_own_call_where_who_led_leaves(self, kind: Kind) -> None:
         async def test() -> None:
             a = Scripted("a")
             a.next = [2.0]
             async with pooled(a) as pool:
                 upstream = Shared(pool, "pool", None)
                 first, second = driver(upstream), driver(upstream)
-                leaving = asyncio.create_task(called(first))
-                staying = asyncio.create_task(called(second))
+                leaving = asyncio.create_task(kind(first))
+                staying = asyncio.create_task(kind(second))
                 await asyncio.sleep(1.0)
                 leaving.cancel()
                 assert await staying == "a"

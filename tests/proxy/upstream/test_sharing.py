@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from driving import completion
-from endpoints import MESSAGES, FakeEndpoint, Tally, call, failure_of, now, pooled, read, run
+from endpoints import (
+    MESSAGES,
+    TTL,
+    FakeEndpoint,
+    Tally,
+    call,
+    cold,
+    failure_of,
+    now,
+    pooled,
+    run,
+    shared,
+)
 
 from proxy.errors import UpstreamError, UpstreamRejected, UpstreamTimeout
 from proxy.upstream.answers import Answers
 from proxy.upstream.port import Call, Json
 from proxy.upstream.sharing import Shared
-
-TTL = 60.0
-
-
-def cold(watch: Tally | None = None, **members: Any) -> Call:
-    """A call whose answer may be shared."""
-    body = {"temperature": 0, **members.pop("body", {})}
-    return call(watch=watch or Tally(), body=body, **members)
 
 
 def text(answer: Json) -> str:
@@ -36,15 +39,6 @@ def slow(seconds: float = 1.0, said: Any = "slow") -> Callable[[Call], Any]:
         return said
 
     return lambda _: answer()
-
-
-@asynccontextmanager
-async def shared(
-    *endpoints: FakeEndpoint, cache: bool = False, size: int = 1_000_000, **config: Any
-) -> AsyncIterator[Shared]:
-    async with pooled(*endpoints, **config) as pool:
-        clock = asyncio.get_running_loop().time
-        yield Shared(pool, "pool", Answers(TTL, size, clock) if cache else None)
 
 
 class TestSingleFlight:
@@ -130,15 +124,6 @@ class TestSingleFlight:
                 float_ = cold(body={"temperature": 0.0})
                 await asyncio.gather(upstream.complete(float_), upstream.complete(float_))
                 assert len(endpoint.calls) == 1
-
-        run(test)
-
-    def test_streams_are_not_shared(self) -> None:
-        async def test() -> None:
-            endpoint = FakeEndpoint("a", slow())
-            async with shared(endpoint, cache=True) as upstream:
-                await asyncio.gather(read(upstream, cold()), read(upstream, cold()))
-                assert len(endpoint.calls) == 2
 
         run(test)
 
