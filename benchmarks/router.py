@@ -17,14 +17,14 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.figures import aligned, ms
-from benchmarks.proc import Meanwhile, usage
+from benchmarks.proc import Meanwhile
 from benchmarks.sides import PEER
 from proxy.chat import Chat
 from proxy.router.checkpoint import EFFORT, LABELS, PREFIX, layout
@@ -33,7 +33,8 @@ from proxy.router.config import RouterSettings
 from proxy.router.ladder import Asked, Choice, Ladder
 from proxy.router.supervisor import Supervisor
 
-_SIZES = {
+#: ModernBERT-large's.
+LARGE = {
     "vocab_size": 50368,
     "hidden_size": 1024,
     "intermediate_size": 2624,
@@ -52,8 +53,8 @@ _MB = 1_000_000
 Row = tuple[str, str, str, str]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+def main(arguments: Sequence[str] | None = None, sizes: Mapping[str, int] = LARGE) -> int:
+    """Measure with a checkpoint of ``sizes``, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run, for a first look")
     asked = parser.parse_args(arguments)
@@ -62,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print("writing a checkpoint of random weights …", file=sys.stderr, flush=True)
-        _write(folder)
+        _write(folder, sizes)
         print("measuring …", file=sys.stderr, flush=True)
-        rows = list(_rows(folder, theirs, ours))
+        rows = list(_rows(folder, sizes, theirs, ours))
     print("\n".join(aligned([("figure", "optictl", PEER, "better"), *rows])))
     print(
         f"\n{len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, Linux "
@@ -74,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rows(folder: Path, theirs: int, ours: int) -> Iterator[Row]:
-    loads, decisions = zip(*(_their_decision(folder) for _ in range(theirs)), strict=True)
+def _rows(folder: Path, sizes: Mapping[str, int], theirs: int, ours: int) -> Iterator[Row]:
+    loads, decisions = zip(*(_their_decision(folder, sizes) for _ in range(theirs)), strict=True)
     whole = median(map(sum, zip(loads, decisions, strict=True)))
     told = f"{ms(whole)}, of that loading {ms(median(loads))}"
     measured = asyncio.run(_ours(folder, ours))
@@ -83,13 +84,15 @@ def _rows(folder: Path, theirs: int, ours: int) -> Iterator[Row]:
         yield f"a decision, {tokens} tokens", ms(seconds), told, f"{whole / seconds:.1f} ×"
     hit = measured["hit"]
     yield "a question that was asked before", ms(hit), told, f"{whole / hit:,.0f} ×"
-    copy = measured["bytes"] * sum(prod(shape) for _, shape in layout(**_SIZES))
+    copy = measured["bytes"] * sum(prod(shape) for _, shape in layout(**sizes))
     yield (
-        f"memory of the classifier, {measured['note']}",
-        f"{measured['held'] / _MB:,.0f} MB; the weights are {copy / _MB:,.0f} MB",
-        "all of it for each request",
+        f"the weights, {measured['note']}",
+        f"{copy / _MB:,.0f} MB",
+        "all of them for each request",
         "",
     )
+    for what, held in measured["held"].items():
+        yield f"{what} memory", f"{held / _MB:,.0f} MB, {held / copy:.2f} × the weights", "", ""
 
 
 async def _ours(folder: Path, repeats: int) -> dict[str, Any]:
@@ -119,13 +122,26 @@ async def _ours(folder: Path, repeats: int) -> dict[str, Any]:
         return {
             "decisions": decisions,
             "hit": await _hit(Ladder(router), asked),
-            "held": usage([supervisor.pid]).pss,
+            "held": _held(supervisor.pid),
             "note": router.state.why,
             "bytes": 2 if router.state.why.startswith("bf16") else 4,
         }
     finally:
         await router.close()
         supervisor.stop()
+
+
+def _held(pid: int) -> dict[str, int]:
+    """Bytes of a process: its own, with the files that it has mapped, and that at its most."""
+    folder = Path(f"/proc/{pid}")
+    lines = [
+        line.split()
+        for name in ("smaps_rollup", "status")
+        for line in (folder / name).read_text().splitlines()
+    ]
+    kilobytes = {words[0]: int(words[1]) for words in lines if words[2:] == ["kB"]}
+    members = {"anonymous": "Anonymous:", "resident": "Rss:", "largest resident": "VmHWM:"}
+    return {what: 1024 * kilobytes[name] for what, name in members.items()}
 
 
 async def _hit(ladder: Ladder, asked: Asked) -> float:
@@ -138,7 +154,7 @@ async def _hit(ladder: Ladder, asked: Asked) -> float:
     return median(times)
 
 
-def _their_decision(folder: Path) -> tuple[float, float]:
+def _their_decision(folder: Path, sizes: Mapping[str, int]) -> tuple[float, float]:
     """Seconds to load, and to decide: in the library's own calls, as OptiLLM has them."""
     import torch
     from safetensors.torch import load_model
@@ -154,7 +170,7 @@ def _their_decision(folder: Path) -> tuple[float, float]:
     classifier.effort_encoder = nn.Sequential(
         nn.Linear(1, EFFORT), nn.ReLU(), nn.Linear(EFFORT, EFFORT), nn.ReLU()
     )
-    classifier.classifier = nn.Linear(_SIZES["hidden_size"] + EFFORT, len(LABELS))
+    classifier.classifier = nn.Linear(sizes["hidden_size"] + EFFORT, len(LABELS))
     load_model(classifier, folder / "model.safetensors")
     classifier.eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -175,13 +191,13 @@ def _chat(tokens: int) -> Chat:
     return Chat(({"role": "user", "content": words},))
 
 
-def _write(folder: Path) -> None:
+def _write(folder: Path, sizes: Mapping[str, int]) -> None:
     """Configuration, a tokenizer that knows one word, and random weights in fp32."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    config = {"model_type": "modernbert", "num_attention_heads": 16, "pad_token_id": 3, **_SIZES}
+    config = {"model_type": "modernbert", "num_attention_heads": 16, "pad_token_id": 3, **sizes}
     (folder / _BASE).mkdir()
     for each in (folder, folder / _BASE):
         (each / "config.json").write_text(json.dumps(config))
@@ -192,7 +208,7 @@ def _write(folder: Path) -> None:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
-    tensors = {name: torch.empty(shape).normal_(std=0.02) for name, shape in layout(**_SIZES)}
+    tensors = {name: torch.empty(shape).normal_(std=0.02) for name, shape in layout(**sizes)}
     save_file(tensors, folder / "model.safetensors")
     own = {name.removeprefix(PREFIX): each for name, each in tensors.items() if PREFIX in name}
     save_file(own, folder / _BASE / "model.safetensors", {"format": "pt"})

@@ -28,7 +28,7 @@ _LOADING = 30
 #: Seconds between the last moment of a drain and the one at which systemd kills.
 _SPARE = 10
 #: Homes, which ``ProtectHome=`` hides.
-_HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
+HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _readable(facts: Facts) -> list[str]:
     """What the service reads although homes are hidden from it; ``-``: if it is there."""
     paths = [f"-{facts.home / '.optillm'}", f"-{facts.home / '.cache/huggingface'}"]
     for program in (facts.optictl.parent.parent, facts.python):
-        if any(program.is_relative_to(hidden) for hidden in _HIDDEN):
+        if any(program.is_relative_to(hidden) for hidden in HIDDEN):
             paths.append(str(program))
     return paths
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optictl.errors import FetchFailed, NeedsRoot
 from proxy.router.checkpoint import Checkpoint, cached, inspect, lacks, repository
 from proxy.router.config import Unusable
+from proxy.router.supervisor import SOCKET
 
 if TYPE_CHECKING:
     from optictl.site import Site
@@ -30,6 +31,8 @@ class Place:
     folder: Path | None = None
     #: Whom the service runs as; None where that is whoever asks.
     user: str | None = None
+    #: Where a running service's classifier is asked; None where that cannot be known.
+    socket: Path | None = None
 
     @property
     def repository(self) -> Path:
@@ -51,8 +54,14 @@ def of_site(site: Site, home: Path) -> Place:
     """``home`` is that of the user whom the service runs as."""
     variables = {"XDG_CACHE_HOME": f"{home}/.cache", **site.service.environment}
     named = _flag(site.proxy.flags) or variables.get(_VARIABLE)
-    user = None if site.service.scope == "user" else site.service.user
-    return Place(variables, Path(named) if named else None, user)
+    own = site.service.scope == "user"
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}") if own else "/run")
+    return Place(
+        variables,
+        Path(named) if named else None,
+        None if own else site.service.user,
+        runtime / site.service.name / SOCKET,
+    )
 
 
 def told(place: Place) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from optictl.box import Box, CannotTell, NoAnswer, said_json
 from optictl.checking import Finding, check, fail, ok, skipped, warn
+from optictl.render import HIDDEN
 from optictl.router_place import Place, of_site
 from proxy.ensembles_file import loads
 from proxy.router.checkpoint import lacks
@@ -19,8 +23,9 @@ def router(box: Box) -> Finding:
 
     Without it the router goes by the words of a request and by its small model, which is worse and
     no fault: a warning. A classifier that is there and cannot be used is one, also where the unit
-    forbids what torch does: it needs `service.profile: torch`. The check is skipped where no
-    request is routed by the site or an ensemble, and there is no classifier.
+    forbids what torch does, which needs `service.profile: torch`, or hides the folder from the
+    service, as it does with homes. The check is skipped where no request is routed by the site or
+    an ensemble, and there is no classifier.
     """
     if "--no-router" in box.machine.site.proxy.flags:
         return skipped("the service has been told to load none (--no-router)")
@@ -31,6 +36,10 @@ def router(box: Box) -> Finding:
     if lacking := lacks():
         saw, _, mend = lacking.partition("; run: ")
         return warn(f"{saw}: {_SMALLER}", mend)
+    said = _said(box)
+    if said.get("router") != "ready" and (mend := _out_of_homes(box, place)):
+        path = place.folder or place.repository
+        return fail(f"the unit hides {path} from the service (ProtectHome=): {_SMALLER}", mend)
     if broken is not None:
         saw = f"{broken.partition('; ')[0]}: {_SMALLER}"
         if place.folder is not None:
@@ -41,9 +50,7 @@ def router(box: Box) -> Finding:
         saw = "torch computes in memory that it writes code to, which service.profile strict denies"
         path = box.machine.loaded.path
         return fail(saw, f"set service.profile: torch in {path}, then: {box.optictl('install')}")
-    try:
-        said = said_json(box.get(f"{box.url}/health/ready"))
-    except NoAnswer:
+    if not said:
         return skipped("the service does not answer: see the check ready")
     why = str(said.get("router_why") or "")
     match said.get("router"):
@@ -72,6 +79,27 @@ def _used(box: Box) -> bool:
 
 def _routes(approach: str) -> bool:
     return any(part in _NAMES for part in approach.replace("|", "&").split("&"))
+
+
+def _said(box: Box) -> Mapping[str, Any]:
+    """What the service says of its readiness; nothing where it does not answer."""
+    try:
+        return said_json(box.get(f"{box.url}/health/ready"))
+    except NoAnswer:
+        return {}
+
+
+def _out_of_homes(box: Box, place: Place) -> str:
+    """The mend where the unit hides the classifier's folder; empty where the service sees it."""
+    machine = box.machine
+    path = place.folder or place.repository
+    seen = path.is_relative_to(machine.home / ".cache/huggingface")
+    if machine.site.service.scope == "user" or seen or not any(map(path.is_relative_to, HIDDEN)):
+        return ""
+    elsewhere, site = machine.places.service_state / "router", machine.loaded.path
+    if place.folder is None:
+        return f"set HF_HOME: {elsewhere} in {site}, then: {box.optictl('router fetch')}"
+    return f"copy it to {elsewhere}, name that in {site}, then: {box.optictl('install')}"
 
 
 def _broken(place: Place) -> str | None:

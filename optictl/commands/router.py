@@ -119,8 +119,10 @@ def try_prompt(
 ) -> None:
     """Show which approach each rung of the router would pick for a prompt, and how fast.
 
-    The classifier is loaded for it, as the service loads it, which takes a
-    while; the time shown is that of the decision alone.
+    The classifier of the running service is asked where that can be reached (as
+    root, or as its user), else one is loaded for it, which takes a while: a
+    line on stderr and the member "asked" say which. The time shown is that of
+    the decision alone.
 
     \b
     Examples:

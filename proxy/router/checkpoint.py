@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from proxy.router.config import RouterSettings, Unusable
+from proxy.router.modernbert import Config
 
 REPOSITORY = "codelion/optillm-modernbert-large"
 #: What the classifier chooses among, in the order of its outputs.
@@ -41,7 +42,6 @@ EFFORT = 64
 PREFIX = "base_model."
 
 _TYPES = frozenset({"F32", "F16", "BF16"})
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 #: No header of this layout is as long; a file that says so is none.
 _HEADER = 10_000_000
 
@@ -73,7 +73,7 @@ def find(settings: RouterSettings, environ: Mapping[str, str] = os.environ) -> C
 
 def lacks() -> str:
     """Which package is not installed here, with the mend; empty where the extra is."""
-    for name in ("torch", "transformers"):
+    for name in ("torch", "safetensors", "tokenizers"):
         if importlib.util.find_spec(name) is None:
             return f"{name} is not installed; run: pip install 'optictl[router]'"
     return ""
@@ -105,7 +105,7 @@ def inspect(folder: Path) -> Checkpoint:
     """Compare ``folder`` with the layout; raises `Unusable` naming the first thing that differs."""
     checkpoint = Checkpoint(folder, (0, 0))
     try:
-        sizes = _sizes(folder / "config.json")
+        config = Config.read(folder / "config.json")
         found = _header(checkpoint.weights)
         if not checkpoint.tokenizer.is_file():
             raise Unusable(f"{checkpoint.tokenizer} is missing: there is no tokenizer")
@@ -114,7 +114,14 @@ def inspect(folder: Path) -> Checkpoint:
         raise Unusable(f"{error.filename} is missing") from None
     except OSError as error:
         raise Unusable(f"cannot read {error.filename}: {error.strerror}") from None
-    wanted = dict(layout(**sizes))
+    wanted = dict(
+        layout(
+            config.vocab_size,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+        )
+    )
     for name, shape in wanted.items():
         if name not in found:
             raise Unusable(f"{checkpoint.weights}: the tensor {name} is missing")
@@ -154,22 +161,6 @@ def layout(
     yield "effort_encoder.2.bias", (EFFORT,)
     yield "classifier.weight", (len(LABELS), hidden_size + EFFORT)
     yield "classifier.bias", (len(LABELS),)
-
-
-def _sizes(file: Path) -> dict[str, int]:
-    try:
-        config = orjson.loads(file.read_bytes())
-    except ValueError:
-        raise Unusable(f"{file} is not JSON") from None
-    if not isinstance(config, dict) or config.get("model_type") != "modernbert":
-        raise Unusable(f"{file} does not describe a ModernBERT")
-    sizes: dict[str, int] = {}
-    for name in _SIZES:
-        size = config.get(name)
-        if not isinstance(size, int) or not 0 < size < 10_000_000:
-            raise Unusable(f"{file}: {name} is {size!r}")
-        sizes[name] = size
-    return sizes
 
 
 def _header(file: Path) -> dict[str, Any]:

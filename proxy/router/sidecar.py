@@ -11,6 +11,7 @@ be read in time. A dot on stdout every second says that all is well; a superviso
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -51,14 +52,9 @@ _LEAST = 64
 _ROUNDS = 5
 #: Requests go first where the CPU is short.
 _NICE = 5
-#: Read by the libraries when they are loaded: look for nothing on the network, start no threads
-#: that were not asked for, and do not spin where requests want the CPU.
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
+#: Read by the libraries when they are loaded: start no threads that were not asked for, and do not
+#: spin where requests want the CPU.
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
 
 _T = TypeVar("_T")
 
@@ -88,6 +84,8 @@ class Decider:
         self.tokens = min(_LEAST, settings.max_tokens)
         for _ in range(_ROUNDS):
             self._shares([[0] * self.tokens], [settings.effort])
+        # What loading took besides the weights, 100 MB and more, glibc would keep for later.
+        ctypes.CDLL(None).malloc_trim(0)
         self.note = f"{self._classifier.note}, {threads} threads, {self.tokens} tokens"
 
     def decide(self, batch: Sequence[_Asked]) -> list[Sequence[float] | None]:
@@ -247,6 +245,8 @@ def main(path: str, settings: str, parent: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(_ENVIRONMENT)
+    # Nobody but the service and root may ask.
+    os.umask(0o077)
     # Left by one that was killed.
     Path(path).unlink(missing_ok=True)
     sidecar = Sidecar(RouterSettings(**orjson.loads(settings)))

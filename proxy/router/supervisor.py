@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import orjson
 
@@ -24,6 +25,8 @@ _log = logging.getLogger("optillm.router")
 _SILENCE = 60.0
 #: Seconds between its end and the next start: doubled each time, from one to the other.
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
+#: In the folder that systemd makes for the service's run, where an operator finds it.
+SOCKET = "router/socket"
 _SIDECAR = (sys.executable, "-m", "proxy.router.sidecar")
 #: What it is told of the environment, which holds the service's keys.
 _KEPT = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
@@ -104,7 +107,7 @@ class Supervisor:
         said = orjson.dumps(asdict(replace(settings, model=str(checkpoint.folder)))).decode()
         self._started = self._heard = now
         try:
-            self._folder = self._folder or tempfile.mkdtemp(prefix="optillm-router-")
+            self._folder = self._folder or _folder()
             self._process = subprocess.Popen(
                 [*self._command, self.address, said, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -143,3 +146,14 @@ class Supervisor:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def _folder() -> str:
+    """One for the socket, which nobody else may enter."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY")
+    if not runtime:
+        return tempfile.mkdtemp(prefix="optillm-router-")
+    folder = Path(runtime, SOCKET).parent
+    # It is there where the service before was killed.
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return str(folder)

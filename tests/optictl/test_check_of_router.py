@@ -103,6 +103,41 @@ def test_the_unit_forbids_what_torch_does(make_box: MakeBox, tmp_path: Path) -> 
     assert "set service.profile: torch in " in finding.fix
 
 
+class TestHomes:
+    @pytest.fixture(autouse=True)
+    def hidden(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(router_check, "HIDDEN", (tmp_path,))
+
+    def test_a_folder_in_one_is_hidden(self, make_box: MakeBox, tmp_path: Path) -> None:
+        folder = write_classifier(tmp_path / "c")
+        finding = found("router", make_box(site(folder), at=says("absent", "it is missing")))
+        assert finding.status == "fail"
+        assert f"the unit hides {folder} from the service (ProtectHome=)" in finding.saw
+        assert finding.fix.startswith("copy it to /var/lib/optillm-proxy/router, name that in ")
+
+    def test_a_cache_in_one_is_hidden(self, make_box: MakeBox, tmp_path: Path) -> None:
+        finding = found("router", make_box(site(home=tmp_path)))
+        assert finding.status == "fail"
+        assert finding.fix.startswith("set HF_HOME: /var/lib/optillm-proxy/router in ")
+        assert ", then: optictl router fetch" in finding.fix
+
+    def test_what_the_unit_shows_of_one_is_not(self, make_box: MakeBox, tmp_path: Path) -> None:
+        box = make_box(site(home=tmp_path))
+        shown = box.machine.home / ".cache/huggingface"
+        finding = found("router", make_box(site(home=shown)))
+        assert finding.status == "warn"
+
+    def test_a_drop_in_may_show_it(self, make_box: MakeBox, tmp_path: Path) -> None:
+        box = make_box(site(write_classifier(tmp_path / "c")), at=says("ready", "bf16"))
+        assert found("router", box).status == "ok"
+
+    def test_a_user_s_own_systemd_hides_nothing(self, make_box: MakeBox, tmp_path: Path) -> None:
+        folder = write_classifier(tmp_path / "c")
+        own = site(folder).replace("{profile: torch", "{profile: torch, scope: user")
+        finding = found("router", make_box(own, at=says("absent", "no model")))
+        assert finding.saw == "the service has no classifier: no model"
+
+
 @pytest.mark.parametrize(
     ("state", "why", "status", "saw", "fix"),
     [

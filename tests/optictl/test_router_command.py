@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -109,6 +110,24 @@ class TestTest:
         monkeypatch.setattr(checkpoint, "lacks", lambda: "torch is not installed")
         assert told("test", "Hi!")[2]["why"] == "torch is not installed"
 
+    def test_a_service_that_cannot_be_asked_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site = tmp_path / "optictl.yaml"
+        site.write_text("service: {name: nowhere}\nproxy: {base_model: a}")
+        result = run("test", "Hi!", "--config", str(site), "--json")
+        socket = "/run/nowhere/router/socket"
+        told = f"the service's classifier was not asked: {socket}: No such file or directory"
+        assert told in result.stderr
+        assert json.loads(result.stdout)["data"][2]["asked"] is None
+
+        async def refused(_: Path) -> Any:
+            raise PermissionError
+
+        monkeypatch.setattr(asyncio, "open_unix_connection", refused)
+        result = run("test", "Hi!", "--config", str(site))
+        assert f"{socket} is the service's alone; run it with sudo" in result.stderr
+
     def test_the_table_is_for_people(self) -> None:
         shown = run("test", "Hi!").stdout
         assert [line.split()[0] for line in shown.splitlines()] == [
@@ -122,6 +141,15 @@ class TestPlace:
         place = of_site(site, Path("/home/ann"))
         assert place.user == "optillm"
         assert place.repository.parent == Path("/home/ann/.cache/huggingface/hub")
+        assert place.socket == Path("/run/optillm-proxy/router/socket")
+
+    def test_one_of_a_user_is_asked_in_his_runtime_directory(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+        site = Site.model_validate({"proxy": {"base_model": "a"}, "service": {"scope": "user"}})
+        place = of_site(site, Path("/home/ann"))
+        assert place.socket == Path("/run/user/1000/optillm-proxy/router/socket")
 
     @pytest.mark.parametrize("flags", [["--router-model", "/m"], ["--router_model=/m"]])
     def test_or_the_folder_that_its_flags_name(self, flags: list[str]) -> None:

@@ -109,6 +109,17 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         ('{"model_type": "bert"}', "does not describe a ModernBERT"),
         (json.dumps({**CONFIG, "hidden_size": "32"}), "hidden_size is '32'"),
         (json.dumps({**CONFIG, "num_hidden_layers": 10**12}), "num_hidden_layers is 1000000000000"),
+        (json.dumps({**CONFIG, "num_attention_heads": 5}), "hidden_size is 32, no multiple of 10"),
+        (json.dumps({**CONFIG, "local_attention": 7}), "local_attention is 7, no multiple of 2"),
+        (json.dumps({**CONFIG, "hidden_activation": "relu"}), "hidden_activation is 'relu'"),
+        (
+            json.dumps({**CONFIG, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]}),
+            "global_attn_every_n_layers is ['full_attention', ",
+        ),
+        (
+            json.dumps({**CONFIG, "rope_parameters": {"full_attention": {"rope_type": "yarn"}}}),
+            "global_rope_theta is {'rope_type': 'yarn'}",
+        ),
     ],
 )
 def test_a_config_of_another_model_is_told(tmp_path: Path, config: str, said: str) -> None:

@@ -12,6 +12,7 @@ from proxy.router import model
 from proxy.router.checkpoint import LABELS, inspect, layout
 from proxy.router.config import Unusable
 from proxy.router.model import Classifier, gate_prompts, has_bf16, load, parity
+from proxy.router.modernbert import Config, Encoder
 from proxy.router.tokenise import Question, Tokeniser
 
 pytestmark = pytest.mark.router
@@ -91,6 +92,20 @@ def test_bf16_stays_near_the_reference(folder: Path, tokeniser: Tokeniser) -> No
     assert close(classifier.logits([ids], [0.7])[0], reference_logits(folder, ids, 0.7), 0.5)
 
 
+def test_matrices_that_cannot_be_packed_are_taken_as_they_are(
+    folder: Path, tokeniser: Tokeniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def none(_: Any) -> Any:
+        raise RuntimeError("bf16 path needs the cpu support avx512")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", none)
+    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
+    classifier = load(inspect(folder), "fp32", 1)
+    assert close(classifier.logits([ids], [0.7])[0], reference_logits(folder, ids, 0.7))
+
+
 def test_auto_is_what_the_cpu_is_good_at(folder: Path) -> None:
     assert load(inspect(folder), "auto", 1).note == ("bf16" if has_bf16() else "fp32")
 
@@ -107,10 +122,10 @@ def test_int8_is_refused_where_it_decides_otherwise(
 def test_int8_is_refused_where_torch_has_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(_: Classifier) -> Classifier:
+    def none(*_: Any) -> Any:
         raise RuntimeError("no engine")
 
-    monkeypatch.setattr(model, "_quantised", none)
+    monkeypatch.setattr(model, "_int8", none)
     assert load(inspect(folder), "int8", 1).note.endswith("; int8 refused: no engine")
 
 
@@ -155,11 +170,38 @@ def test_the_layout_is_that_of_modernbert_large() -> None:
     assert ours == {f"base_model.{k}": tuple(v.shape) for k, v in base.state_dict().items()}
 
 
-def test_a_config_that_transformers_refuses_is_told(folder: Path, tmp_path: Path) -> None:
-    copy = write_checkpoint(tmp_path / "copy")
-    config = (copy / "config.json").read_text()
-    (copy / "config.json").write_text(
-        config.replace('"num_attention_heads": 4', '"num_attention_heads": 5')
-    )
-    with pytest.raises(Unusable, match=str(copy)):
-        load(inspect(copy), "fp32", 1)
+def test_the_encoder_is_that_of_transformers(folder: Path, tokeniser: Tokeniser) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import ModernBertConfig, ModernBertModel
+
+    tensors = {
+        name.removeprefix("base_model."): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    theirs = ModernBertModel(ModernBertConfig.from_pretrained(folder)).eval()
+    theirs.load_state_dict({name: tensors[name] for name in theirs.state_dict()})
+    matrices = {
+        name: (lambda x, matrix=tensor: x @ matrix.T)
+        for name, tensor in tensors.items()
+        if ".W" in name
+    }
+    batch = [tokeniser.encode(Question(text), 512) for text in QUESTIONS]
+    with torch.no_grad():
+        ours = Encoder(Config.read(folder / "config.json"), tensors, matrices).first(batch)
+        for ids, first in zip(batch, ours, strict=True):
+            assert close(first, theirs(torch.tensor([ids])).last_hidden_state[0, 0])
+
+
+def test_a_config_of_the_present_transformers_is_read_alike(folder: Path, tmp_path: Path) -> None:
+    from transformers import ModernBertConfig
+
+    ModernBertConfig.from_pretrained(folder).save_pretrained(tmp_path)
+    assert Config.read(tmp_path / "config.json") == Config.read(folder / "config.json")
+
+
+def test_a_file_that_is_cut_short_behind_the_header_is_told(tmp_path: Path) -> None:
+    checkpoint = inspect(write_checkpoint(tmp_path))
+    checkpoint.weights.write_bytes(checkpoint.weights.read_bytes()[:-8])
+    with pytest.raises(Unusable, match=str(tmp_path)):
+        load(checkpoint, "fp32", 1)

@@ -12,7 +12,7 @@ from conftest import eventually
 
 from proxy.router.checkpoint import Checkpoint
 from proxy.router.config import RouterSettings, Unusable
-from proxy.router.supervisor import Supervisor
+from proxy.router.supervisor import SOCKET, Supervisor
 
 SETTINGS = RouterSettings()
 CHECKPOINT = Checkpoint(Path("/models/router"), (1, 2))
@@ -164,3 +164,16 @@ def test_a_stop_leaves_nothing_behind(supervisor: Make) -> None:
     assert not folder.exists()
     sidecar.tick()
     assert sidecar.pid is None
+
+
+def test_a_service_of_systemd_is_asked_in_its_runtime_directory(
+    supervisor: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    # As a service that was killed leaves it.
+    (tmp_path / "router").mkdir()
+    sidecar = supervisor(SILENT)
+    sidecar.renew(SETTINGS)
+    assert sidecar.address == f"{tmp_path}/{SOCKET}"
+    sidecar.stop()
+    assert list(tmp_path.iterdir()) == []
