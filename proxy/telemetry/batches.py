@@ -68,8 +68,10 @@ class Batches(Generic[T]):
     def _begin(self) -> None:
         with self._beginning:
             if self._writer is None:
-                self._writer = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._run, name=self._name, daemon=True)
+                writer.start()
+                # Not before it runs: another thread may be closing, and would join it.
+                self._writer = writer
 
     def _run(self) -> None:
         held: list[_Ended[T]] = []
