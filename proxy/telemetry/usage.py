@@ -7,7 +7,7 @@ the sums take the place of what was appended.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,6 @@ class Used:
     #: How long upstream calls took, added up.
     model_seconds: float = 0.0
 
-    def plus(self, other: Used) -> Used:
-        """Both together, under the day and handle of this one."""
-        return replace(
-            self,
-            requests=self.requests + other.requests,
-            failed=self.failed + other.failed,
-            calls=self.calls + other.calls,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            model_seconds=round(self.model_seconds + other.model_seconds, 3),
-        )
-
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -63,11 +51,23 @@ def _seconds(call: Mapping[str, Any]) -> float:
 
 def summed(rows: Iterable[Used]) -> list[Used]:
     """One row for each day and handle, in their order."""
-    sums: dict[tuple[str, str], Used] = {}
+    grouped: dict[tuple[str, str], list[Used]] = {}
     for row in rows:
-        key = row.day, row.handle
-        sums[key] = sums[key].plus(row) if key in sums else row
-    return [sums[key] for key in sorted(sums)]
+        grouped.setdefault((row.day, row.handle), []).append(row)
+    return [_sum(day, handle, grouped[day, handle]) for day, handle in sorted(grouped)]
+
+
+def _sum(day: str, handle: str, rows: Sequence[Used]) -> Used:
+    return Used(
+        day,
+        handle,
+        requests=sum(row.requests for row in rows),
+        failed=sum(row.failed for row in rows),
+        calls=sum(row.calls for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows),
+        completion_tokens=sum(row.completion_tokens for row in rows),
+        model_seconds=round(sum(row.model_seconds for row in rows), 3),
+    )
 
 
 def used(entry: Mapping[str, Any]) -> Used:

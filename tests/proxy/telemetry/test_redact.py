@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from proxy.settings import Secret
-from proxy.telemetry.redact import Cleaner, without_keys
+from proxy.telemetry.redact import Cleaner, is_clean, without_keys
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
 
@@ -90,3 +91,41 @@ def test_what_is_nested_without_end_is_cut() -> None:
 def test_no_text_takes_for_ever(piece: str) -> None:
     text = piece * (256 * 1024 // len(piece))
     assert Cleaner(10**6).clean(text)
+
+
+BEGINNINGS = [
+    *("sk-", "gsk_", "xai-", "hf_", "ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-"),
+    *("xoxa-", "xoxb-", "xoxp-", "xoxs-", "sk_live_", "sk_test_", "rk_live_", "rk_test_"),
+    *("AIza", "bearer ", "Bearer ", "BEARER ", "basic ", "Basic "),
+    *("api_key=", "api-key: ", "apikey=", "apiKey=", "ApiKey: ", "API_KEY=", "Api-Key: "),
+    *("secret_key=", "access_token=", "ACCESS_TOKEN=", "client_secret=", "Password: ", "passwd="),
+]
+MEMBERS = [
+    *("access_token", "access-token", "api_key", "apikey", "Authorization", "client-secret"),
+    *("OPENAI_API_KEY", "password", "Proxy-Authorization", "refresh_token", "refresh-token"),
+    *("secret_key", "X-Api-Key", "data", "file_data", "b64_json"),
+]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *({"said": f"it is {beginning}{'A1b2' * 10}"} for beginning in BEGINNINGS),
+        *({"deep": [{member: "Zm9v" * 100}]} for member in MEMBERS),
+        {"said": TOKEN},
+        {"said": "AKIAIOSFODNN7EXAMPLE"},
+        {"said": "-----BEGIN PRIVATE KEY-----\nMIIE"},
+        {"said": f"data:image/png;base64,{'A' * 200}"},
+        {"said": "correct-horse-battery"},
+        {"said": "a" * 300_000},
+    ],
+    ids=str,
+)
+def test_no_line_that_would_be_changed_is_called_clean(entry: dict[str, object]) -> None:
+    secrets = [Secret("correct-horse-battery")]
+    assert Cleaner(2**20, secrets).clean(entry) != entry
+    assert not is_clean(orjson.dumps(entry), secrets)
+
+
+def test_an_ordinary_line_is_clean() -> None:
+    assert is_clean(b'{"total_tokens": 9, "content": "The answer is 391, rightly so."}')
