@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trustme
+import typer.main
 from hypothesis import HealthCheck, settings
+from jinja2 import Environment, FileSystemBytecodeCache
 
+from optictl import render
 from optictl.simulator import Behaviour, SimulatorThread
 from proxy.app import App, create_app
 from proxy.registry import Registry
@@ -58,6 +63,24 @@ def eventually(condition: Callable[[], bool], within: float = 30.0) -> bool:
             return True
         time.sleep(0.01)
     return condition()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is the same for all tests, and takes longer than most of them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    authority = folder / "authority.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    with pytest.MonkeyPatch.context() as patch:
+        # Each HTTP client would read the certificates of all the world's authorities.
+        patch.setenv("SSL_CERT_FILE", str(authority))
+        # Each command line would be inspected for what all of our commands take.
+        inspected = typer.main.get_params_from_function
+        patch.setattr(typer.main, "get_params_from_function", cache(inspected))
+        # Each site would compile the same templates.
+        compiled = FileSystemBytecodeCache(str(folder))
+        patch.setattr(render, "Environment", partial(Environment, bytecode_cache=compiled))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -134,11 +157,20 @@ def proxy(make_proxy: MakeProxy) -> InProcess:
     return make_proxy()
 
 
+@cache
+def _ports() -> Iterator[int]:
+    """Each once, in an order of this process's own; below those that connections are given."""
+    below = range(15_000, 32_000)
+    return iter(random.SystemRandom().sample(below, len(below)))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One on which nobody listens, and that nobody else is given before it is used."""
+    for port in _ports():
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Service:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ MODULES = sorted([*ROOT.glob("proxy/**/*.py"), *ROOT.glob("optictl/**/*.py")])
 HEAVY = {"sympy", "z3", "trafilatura", "torch", "transformers"}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """All modules that ``path`` imports, wherever in it."""
     found: set[str] = set()

@@ -24,12 +24,15 @@ from proxy.errors import ProxyError
 
 #: Seconds between two health checks; nobody is left alone for longer.
 INTERVAL = 1.0
-#: Seconds that one call may be silent.
-SILENCE = 1.0
+#: Seconds that a call may be silent where a test has one fall silent: more than a starved machine
+#: takes to answer.
+SILENCE = 3.0
+#: The same where none falls silent.
+PATIENCE = 20.0
 #: Seconds that one request may take.
-DEADLINE = 8.0
+DEADLINE = 30.0
 #: What a loaded machine may take on top.
-MARGIN = 3.0
+MARGIN = 10.0
 #: Calls that each provider takes at once.
 MOST = 4
 #: Fast enough to be quick, slow enough for calls to overlap and for streams to have a middle.
@@ -108,7 +111,9 @@ class Load:
     def more(self, count: int) -> None:
         """Until so many more requests have ended."""
         wanted = len(self.outcomes) + count
-        assert eventually(lambda: len(self.outcomes) >= wanted or self._failure is not None)
+        assert eventually(
+            lambda: len(self.outcomes) >= wanted or self._failure is not None, within=90.0
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -219,9 +224,9 @@ def write_config(path: Path, providers: Mapping[str, Mapping[str, Any]], **secti
         "providers": [{"name": name, **members} for name, members in providers.items()],
         "routing": {
             "strategy": "round_robin",
-            "health_check": {"enabled": True, "interval": INTERVAL, "timeout": 1},
+            "health_check": {"enabled": True, "interval": INTERVAL, "timeout": PATIENCE},
         },
-        "timeouts": {"request": SILENCE, "connect": 1},
+        "timeouts": {"request": PATIENCE, "connect": 5},
         **sections,
     }
     # JSON is YAML.
@@ -315,8 +320,11 @@ def question_of(body: Mapping[str, Any] | None) -> str:
 
 
 @contextmanager
-def three(folder: Path, *flags: str, **sections: Any) -> Iterator[Pooled]:
-    """Three providers, ``a``, ``b`` and ``c``, and the service that shares calls out to them."""
+def three(folder: Path, *, silence: float = PATIENCE) -> Iterator[Pooled]:
+    """Three providers, ``a``, ``b`` and ``c``, and the service that shares calls out to them.
+
+    A call that is silent for ``silence`` seconds is given up.
+    """
     with ExitStack() as running:
         sims = {
             name: running.enter_context(
@@ -327,14 +335,10 @@ def three(folder: Path, *flags: str, **sections: Any) -> Iterator[Pooled]:
         config = write_config(
             folder / "proxy_config.yaml",
             {name: provider(sim) for name, sim in sims.items()},
-            **sections,
+            timeouts={"request": silence, "connect": 5},
         )
-        service = running.enter_context(
-            serving(
-                folder,
-                *("--proxy-config", str(config), "--request-timeout", str(DEADLINE), *flags),
-            )
-        )
+        flags = ("--proxy-config", str(config), "--request-timeout", str(DEADLINE))
+        service = running.enter_context(serving(folder, *flags))
         yield Pooled(service, sims)
 
 

@@ -55,12 +55,12 @@ def shares(pooled: Pooled, count: int) -> list[int]:
 def test_a_provider_dies_and_comes_back(tmp_path: Path) -> None:
     with three(tmp_path) as pooled:
         with Load(pooled.service) as load:
-            load.more(40)
+            load.more(30)
             pooled.sims["a"].stop()
-            load.more(120)
+            load.more(80)
             pooled.sims["a"].start()
             assert used_again(pooled.sims["a"])
-            load.more(40)
+            load.more(30)
         pooled.check(load.outcomes, excused=broke_off, unheard=True)
         assert "provider=a is left out (all its models)" in pooled.service.log
         assert "provider=b is left out" not in pooled.service.log
@@ -69,14 +69,14 @@ def test_a_provider_dies_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_provider_that_hangs_after_its_headers(tmp_path: Path) -> None:
-    with three(tmp_path) as pooled:
+    with three(tmp_path, silence=SILENCE) as pooled:
         with Load(pooled.service) as load:
-            load.more(40)
+            load.more(30)
             pooled.sims["a"].behave(faults=(Fault("hang_after_headers"),))
-            load.more(120)
+            load.more(80)
             pooled.sims["a"].behave(faults=())
             assert used_again(pooled.sims["a"])
-            load.more(40)
+            load.more(30)
         pooled.check(load.outcomes)
         assert "provider=a is left out (this model)" in pooled.service.log
         assert shares(pooled, 30) == [10, 10, 10]
@@ -86,16 +86,16 @@ def test_a_provider_that_resets_in_the_middle(tmp_path: Path) -> None:
     """Of a JSON answer, or of a stream, once some of it was said."""
     with three(tmp_path) as pooled:
         with Load(pooled.service) as load:
-            load.more(40)
+            load.more(30)
             pooled.sims["a"].behave(faults=(Fault("stream_reset"),))
             assert eventually(
                 lambda: any(each.broke_off and not each.right for each in load.outcomes)
             )
             pooled.sims["a"].behave(faults=(Fault("truncated"), Fault("stream_reset")))
-            load.more(120)
+            load.more(80)
             pooled.sims["a"].behave(faults=())
             assert used_again(pooled.sims["a"])
-            load.more(40)
+            load.more(30)
         pooled.check(load.outcomes, excused=broke_off)
         broken = [outcome for outcome in load.outcomes if not outcome.right]
         assert broken
@@ -126,12 +126,12 @@ def test_a_provider_with_too_much_to_do_is_left_alone_for_as_long_as_it_asks(
     with three(tmp_path) as pooled:
         a = pooled.sims["a"]
         with Load(pooled.service) as load:
-            load.more(40)
+            load.more(30)
             a.behave(faults=(Fault(429, retry_after=1.0),))
             load.more(200)
             a.behave(faults=())
             assert used_again(a)
-            load.more(40)
+            load.more(30)
         pooled.check(load.outcomes)
         refused = [call.start for call in a.log.records if call.status == 429]
         # What was under way when the first was refused comes at once; then once a second at most.
@@ -154,7 +154,7 @@ def test_a_bad_request_is_the_fault_of_the_client(tmp_path: Path) -> None:
         more = [Ask(model, stream) for model in statuses for stream in (False, True)]
         more += [Ask("bon-bad"), Ask("moa-bad", stream=True), Ask("elsewhere")]
         with Load(pooled.service, [*MIX, *more]) as load:
-            load.more(300)
+            load.more(200)
 
         def refused(outcome: Outcome) -> bool:
             status = statuses.get(outcome.ask.model)
@@ -176,7 +176,7 @@ def test_a_bad_request_is_the_fault_of_the_client(tmp_path: Path) -> None:
 def test_all_providers_die_and_come_back(tmp_path: Path) -> None:
     with three(tmp_path) as pooled:
         with Load(pooled.service) as load:
-            load.more(40)
+            load.more(30)
             died = time.monotonic()
             for sim in pooled.sims.values():
                 sim.stop()
@@ -187,7 +187,7 @@ def test_all_providers_die_and_come_back(tmp_path: Path) -> None:
             for sim in pooled.sims.values():
                 assert used_again(sim)
             well = time.monotonic()
-            load.more(40)
+            load.more(30)
         pooled.check(
             load.outcomes,
             excused=lambda o: o.ended > died and o.began < well,
@@ -235,14 +235,14 @@ def test_a_provider_whose_name_cannot_be_resolved(tmp_path: Path) -> None:
 
 def test_bodies_that_come_byte_by_byte(tmp_path: Path) -> None:
     """Such a body is never silent, and never there."""
-    with three(tmp_path) as pooled:
+    with three(tmp_path, silence=SILENCE) as pooled:
         with Load(pooled.service) as load:
-            load.more(40)
+            load.more(30)
             pooled.sims["a"].behave(faults=(Fault("slow_loris"),), chunk_interval=0.05)
-            load.more(120)
+            load.more(80)
             pooled.sims["a"].behave(faults=(), chunk_interval=USUAL.chunk_interval)
             assert used_again(pooled.sims["a"])
-            load.more(40)
+            load.more(30)
         pooled.check(load.outcomes, excused=broke_off)
         assert "provider=a is left out (this model)" in pooled.service.log
         assert shares(pooled, 30) == [10, 10, 10]
@@ -300,18 +300,17 @@ def lately(outcome: Outcome, call: Call) -> bool:
     return call.fault in CERTAIN and outcome.began - SILENCE - 2.0 < call.start < outcome.ended
 
 
-def test_one_call_in_a_hundred_meets_any_of_all_faults(tmp_path: Path) -> None:
-    with three(tmp_path) as pooled:
+def test_one_call_in_twenty_meets_any_of_all_faults(tmp_path: Path) -> None:
+    with three(tmp_path, silence=SILENCE) as pooled:
         for number, sim in enumerate(pooled.sims.values()):
             chances = tuple(
-                Fault(kind, probability=0.01 / len(KINDS), retry_after=1.0) for kind in KINDS
+                Fault(kind, probability=0.05 / len(KINDS), retry_after=1.0) for kind in KINDS
             )
             sim.behave(faults=chances, seed=number)
         with Load(pooled.service) as load:
-            time.sleep(60)
+            while Struck.of(pooled).total <= 75:
+                load.more(50)
         struck = Struck.of(pooled)
-        assert struck.total > 50
-        assert len(load.outcomes) > 1000
         pooled.check(load.outcomes, excused=struck.excuse, unheard=True)
         for sim in pooled.sims.values():
             sim.behave(faults=())

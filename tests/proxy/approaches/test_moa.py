@@ -54,7 +54,7 @@ class TestCritic:
     def test_the_answer_does_not_hang_on_it(
         self, proxy: InProcess, sim: SimulatorThread, kind: int | str
     ) -> None:
-        sim.behave(faults=(Fault(kind, role="stage"),))
+        sim.behave(faults=(Fault(kind, role="stage", retry_after=0.1),))
         answer = proxy.ask("moa-sim").json
         (aggregator,) = calls(sim, "aggregator")
         assert answer["choices"][0]["message"]["content"] == aggregator.content
