@@ -24,6 +24,8 @@ def forked(work: Callable[[], None]) -> int:
     if pid:
         return pid
     status = 1
+    # Not what another test in this process may have set.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         work()
         status = 0
