@@ -30,7 +30,6 @@ APPROACHES = (
 )  # fmt: skip
 #: Where ours takes more choices by default: how it takes no more.
 THRIFTY: Mapping[str, Mapping[str, Any]] = {
-    "genselect": {"selections": 1},
     "plansearch": {"samples": 1},
 }
 LATENCY = 0.2
@@ -149,8 +148,10 @@ def _walled(
 ) -> tuple[float, str]:
     """The mean wall time, 0 where it has failed, and what to tell of it."""
     seen: list[tuple[float, int, int]] = []
-    for question in _questions(repeats):
+    for nth, question in enumerate(_questions(repeats)):
         model.reset()
+        # Latencies are drawn anew for each question, and are the same for both sides.
+        model.behave(seed=nth)
         began = time.perf_counter()
         try:
             client.chat(_asking(slug, question, options))

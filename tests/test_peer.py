@@ -190,17 +190,17 @@ def test_both_answer_the_same_questions_from_the_same_samples(
     """With ourselves in the peer's place."""
     program = script(tmp_path / "optillm", STAND_IN)
     monkeypatch.setattr(peer_approaches, "PROMPTS", ("re2",))
-    monkeypatch.setattr(peer_approaches, "APPROACHES", ("self_consistency", "genselect"))
+    monkeypatch.setattr(peer_approaches, "APPROACHES", ("self_consistency", "plansearch"))
     effort = Effort(seconds=0.2, rounds=1, starts=1, repeats=1, questions=6)
-    single, vote, *selections = peer_approaches.accuracy(lambda url: Optillm(program, url), effort)
+    single, vote, *searches = peer_approaches.accuracy(lambda url: Optillm(program, url), effort)
     assert (single.ours, single.better) == (single.theirs, "as good or better")
     assert single.ours.endswith("1.0 choices")
     assert vote.name == "accuracy of self_consistency (exact vote of 5: 0.81)"
     for told in (vote.ours, vote.theirs):
         assert re.fullmatch(r"[01]\.\d\d ± 0\.\d\d, 5\.0 choices( \(\d\.\d cancelled\))?", told)
     # Once as it is by default, once as it takes no more choices than the peer.
-    assert [row.name for row in selections] == [
-        "accuracy of genselect", "accuracy of genselect, selections=1",
+    assert [row.name for row in searches] == [
+        "accuracy of plansearch", "accuracy of plansearch, samples=1",
     ]  # fmt: skip
 
 

@@ -164,6 +164,7 @@ class Service:
     ) -> tuple[Answer, float]:
         """What will be answered, and after how many seconds."""
         count = ask.n if behaviour.n == "honoured" else 1
+        nth = self.log.choices
         self.log.answering(call, count)
         key = sample_key(ask, prompt)
         first = self._numbering.take(ask.model, key, count) if ask.seed is None else ask.seed
@@ -177,10 +178,9 @@ class Service:
         )
         delay = behaviour.latency
         if behaviour.sigma:
-            # The choices of one call come together, with the slowest of them.
-            dice = (
-                Random(f"{behaviour.seed}\0{ask.model}\0{key}\0{first + i}") for i in range(count)
-            )
+            # The choices of one call come together, with the slowest of them. By their order, not
+            # their prompts: whoever asks in other words waits as long.
+            dice = (Random(f"{behaviour.seed}\0{ask.model}\0{nth + i}") for i in range(count))
             delay = max(map(behaviour.draw_latency, dice))
         return answer, delay
 

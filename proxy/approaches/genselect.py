@@ -4,8 +4,8 @@ Moshkov et al.: AIMO-2 Winning Solution, arXiv:2504.16891; Toshniwal et al.: Gen
 Approach to Best-of-N, arXiv:2507.17797.
 
 1. Sample n candidates. If all come to the same answer, that is the answer.
-2. Several judges see all of them, each in another order, side by side, and vote for one: judges
-   prefer places in a list.
+2. A judge sees all of them and names one; several (``selections``) see them side by side, each in
+   another order, since judges prefer places in a list, and vote.
 3. More candidates than a judge can compare (16; two with ``mode=tournament``) are selected from
    group by group, and the winners from each other.
 
@@ -50,7 +50,7 @@ async def genselect(
     llm: LLM,
     *,
     samples: Annotated[int, Range(1, 64), "candidates to draw"] = 4,
-    selections: Annotated[int, Range(1, 9), "judges that vote on the same candidates"] = 3,
+    selections: Annotated[int, Range(1, 9), "judges that vote on the same candidates"] = 1,
     judge_temperature: Annotated[float, Range(0, 2), "that the judges are asked at"] = 0.3,
     mode: Annotated[
         Literal["batch", "tournament"], "up to 16 candidates at a time, or in pairs"
