@@ -104,7 +104,7 @@ def test_clients_that_stop_reading_give_their_threads_back(
 def test_a_body_that_stalls_is_408_and_gives_its_slot_back(
     start_service: StartService, sim: SimulatorThread
 ) -> None:
-    service = odd(start_service, threads=3, socket_timeout=0.5)
+    service = odd(start_service, threads=3, socket_timeout=3.0)
     data = request_bytes(chat_body())
     with Wire(service.port) as first, Wire(service.port) as second:
         for wire in (first, second):
