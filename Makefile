@@ -69,12 +69,13 @@ test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian p
 test-router: $(ROUTER4)/.ready $(ROUTER5)/.ready  ## What needs torch, on transformers 4 and 5
 	@for venv in $(ROUTER4) $(ROUTER5); do $$venv/bin/python -m pytest -q tests/router || exit 1; done
 
-test-system: $(READY) $(LITELLM)/.ready  ## What needs root or Debian packages
+test-system: $(READY) $(LITELLM)/.ready $(ROUTER5)/.ready  ## What needs root or Debian packages
 	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends curl systemd util-linux; }
 	@command -v promtool >/dev/null || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends prometheus; }
-	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m system tests/system
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm ROUTER=$(CURDIR)/$(ROUTER5)/bin/python \
+	  $(BIN)/python -m pytest -q -m system tests/system
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
