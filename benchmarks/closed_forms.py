@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 from itertools import accumulate
-from math import comb, erf, factorial, sqrt
+from math import comb, copysign, erf, factorial, inf, log, sqrt
 
 #: The ballots of each class, in the order in which the classes were first seen.
 Ballots = tuple[int, ...]
@@ -29,13 +29,15 @@ _STEPS = 100
 class Expected:
     """The probability of a right answer, and mean and variance of the samples looked at.
 
-    ``ends`` holds, of a vote, the probabilities that it ends with 0, 1, 2, ... of them.
+    ``ends`` holds, of a vote, the probabilities that it ends with 0, 1, 2, ... of them. ``spread``
+    is the variance of a question's score, where that is more than right or wrong.
     """
 
     accuracy: float
     samples: float
     variance: float = 0.0
     ends: tuple[float, ...] = ()
+    spread: float | None = None
 
     @classmethod
     def of_ends(cls, accuracy: float, ends: Sequence[float]) -> Expected:
@@ -53,17 +55,51 @@ class Expected:
         return self.of_ends(self.accuracy, ends)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A mean beside its expectation; ``error`` is the standard error that theory gives it."""
+
+    name: str
+    number: int
+    measured: float
+    error: float
+    exact: float
+
+    @property
+    def z(self) -> float:
+        """By how many standard errors it is off."""
+        off = self.measured - self.exact
+        if abs(off) < 1e-9:
+            return 0.0
+        return off / self.error if self.error else copysign(inf, off)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.name, str(self.number), f"{self.measured:.4f}", f"{self.error:.4f}",
+            f"{self.exact:.4f}", f"{self.z:+.2f}",
+        )  # fmt: skip
+
+
 def race(
-    p: float, distractors: Sequence[float], most: int, stops: Stops, *, window: int = 0
+    p: float,
+    distractors: Sequence[float],
+    most: int,
+    stops: Stops,
+    *,
+    window: int = 0,
+    void: float = 0.0,
 ) -> Expected:
     """A plurality vote, ties to the class seen first, over ``most`` samples or until it stops.
 
-    With ``window`` it also stops after so many samples that agree, counted in whole windows.
+    With ``window`` it also stops after so many samples that agree, counted in whole windows. A
+    share ``void`` of the samples casts no ballot; a vote without any is lost.
     Forward over the states that the ballots can be in. Distractors of equal probability are
     interchangeable, so a state only says of which kind each class is; and to which class all of
     the window's samples belong, if they do.
     """
-    kinds = [(p, 1), *Counter(distractors).items()]
+    kinds = [((1 - void) * chance, members) for chance, members in Counter(distractors).items()]
+    kinds.insert(0, ((1 - void) * p, 1))
     running: dict[tuple[Ballots, Ballots, int | None], float] = {((), (), None): 1.0}
     right, ends = 0.0, [0.0] * (most + 1)
     for drawn in range(most + 1):
@@ -75,6 +111,8 @@ def race(
                 ends[drawn] += mass
                 right += mass if ballots and seen[ballots.index(max(ballots))] == 0 else 0.0
                 continue
+            if void:
+                following[seen, ballots, None] += mass * void
             for place, kind in enumerate(seen):
                 more = (*ballots[:place], ballots[place] + 1, *ballots[place + 1 :])
                 still = place if opens or agreed == place else None
@@ -86,6 +124,22 @@ def race(
                     following[(*seen, kind), (*ballots, 1), first] += mass * chance * unseen
         running = following
     return Expected.of_ends(right, ends)
+
+
+def thinned(p: float, distractors: Sequence[float], n: int, void: float) -> float:
+    """How often a vote is right of which each of ``n`` ballots is void with that chance.
+
+    A void ballot is as good as none: P = Σ_k Bin(n, 1 - e)(k) P_k, with P_0 = 0.
+    """
+    return sum(
+        chance * race(p, distractors, left, complete).accuracy
+        for left, chance in enumerate(binomial(n, 1 - void))
+    )
+
+
+def binomial(n: int, p: float) -> list[float]:
+    """The probabilities of 0, 1, ..., ``n`` successes."""
+    return [comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
 
 
 def complete(ballots: Ballots, remaining: int) -> bool:
@@ -255,6 +309,34 @@ def mixture(p: float, distractors: Sequence[float], n: int, skill: float) -> Exp
     """An aggregator that returns the plurality of ``n`` samples, or answers anew without skill."""
     voted = race(p, distractors, n, complete).accuracy
     return Expected(skill * voted + (1 - skill) * p, n + 1)
+
+
+def pass_at(k: int, n: int, right: int) -> float:
+    """How often one of ``k`` drawn from ``n`` samples is right, of which so many are.
+
+    The unbiased estimate of pass@k (arXiv:2107.03374): 1 - C(n - c, k) / C(n, k).
+    """
+    return 1 - comb(n - right, k) / comb(n, k)
+
+
+def attempts(p: float, n: int, k: int) -> Expected:
+    """What `pass_at` comes to: 1 - (1 - p)^k on average; and its variance, all from one call."""
+    mean = 1 - (1 - p) ** k
+    squares = (chance * pass_at(k, n, right) ** 2 for right, chance in enumerate(binomial(n, p)))
+    return Expected(mean, 1, spread=sum(squares) - mean * mean)
+
+
+def slower(seconds: float, sigma: float) -> float:
+    """S₀: how often a lognormal latency of mean 1 and shape ``sigma`` takes longer."""
+    return 1.0 if seconds <= 0 else 1 - _normal(log(seconds) / sigma + sigma / 2)
+
+
+def hedged(seconds: float, after: float, sigma: float) -> float:
+    """The same where a second call begins ``after`` so long, and the sooner one counts.
+
+    S(t) = S₀(t) before that, then S₀(t) S₀(t - t_h).
+    """
+    return slower(seconds, sigma) * slower(seconds - after, sigma)
 
 
 def _likely(needed: Ballots, ballots: Ballots, remaining: int) -> bool:

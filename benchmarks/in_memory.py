@@ -43,13 +43,18 @@ _TURNS = 8
 MODEL, STRONG, TEAM = "sim", "strong", "team"
 #: The probabilities of the ratings 0, 1, 2, ... that a judge gives a right answer, and a wrong one.
 Ratings = tuple[Sequence[float], Sequence[float]]
+#: Too long to be an answer by itself, and nothing in it is one.
+_VOID = (
+    "There are several ways to read this, and which of them is meant cannot be told from here ..."
+)
 
 
 class OneByOne:
     """The simulated model as an `Upstream` in memory.
 
     However many calls wait, their answers land one after the other, in the order of the calls, and
-    whoever has one may act on it before the next: how many landed is how many were looked at.
+    whoever has one may act on it before the next: how many landed is how many were looked at. A
+    share ``void`` of them states no answer.
     """
 
     def __init__(
@@ -58,13 +63,15 @@ class OneByOne:
         *,
         strong: Behaviour | None = None,
         ratings: Ratings | None = None,
+        void: float = 0.0,
     ) -> None:
         self._behaviours = {MODEL: behaviour, STRONG: strong or behaviour}
         self._ratings = ratings
+        self._void = void
         self._numbering = Numbering()
         self._turn = asyncio.Lock()
         self._asked: tuple[Ask, Prompt] | None = None
-        #: The answers that landed since `forget`, as the model states them.
+        #: The answers that landed since `forget`, as the model states them; '' where it does not.
         self.landed: list[str] = []
         #: The calls that were made since then.
         self.begun = 0
@@ -82,20 +89,20 @@ class OneByOne:
         """
         if self._asked is None:
             raise LookupError("nothing was asked")
-        return [self._reply(*self._asked, number)[1] for number in range(samples)]
+        return [_stated(self._reply(*self._asked, number)) for number in range(samples)]
 
     async def complete(self, call: Call) -> Json:
         ask = read_ask(orjson.dumps({**call.body, "model": call.model}))
         prompt = read_prompt(ask)
         self._asked = self._asked or (ask, prompt)
-        number = self._numbering.take(ask.model, sample_key(ask, prompt), 1)
+        first = self._numbering.take(ask.model, sample_key(ask, prompt), ask.n)
         self.begun += 1
         async with self._turn:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
-            answer, stated = self._reply(ask, prompt, number)
-            self.landed.append(stated)
-        return completion(answer)
+            replies = [self._reply(ask, prompt, number) for number in range(first, first + ask.n)]
+            self.landed += map(_stated, replies)
+        return completion(Answer("memory", 0, ask, replies, usage=True))
 
     def stream(self, call: Call) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Json]]]:
         raise NotImplementedError("no request here asks for a stream")
@@ -106,13 +113,18 @@ class OneByOne:
     async def close(self) -> None:
         """Nothing is open."""
 
-    def _reply(self, ask: Ask, prompt: Prompt, number: int) -> tuple[Answer, str]:
+    def _reply(self, ask: Ask, prompt: Prompt, number: int) -> Reply:
         behaviour = self._behaviours[ask.model]
+        # Dice of its own: whether a sample is void says nothing of whether it would be right.
+        if Draw(behaviour, ask, prompt, ~number).random.random() < self._void:
+            return Reply(_VOID, "stop", None)
         if prompt.role is Role.JUDGE and self._ratings is not None:
-            reply = _rating(self._ratings, prompt, Draw(behaviour, ask, prompt, number))
-        else:
-            reply = compose(behaviour, ask, prompt, number)
-        return Answer("memory", 0, ask, [reply], usage=True), find_answer(reply.content or "")
+            return _rating(self._ratings, prompt, Draw(behaviour, ask, prompt, number))
+        return compose(behaviour, ask, prompt, number)
+
+
+def _stated(reply: Reply) -> str:
+    return find_answer(reply.content or "")
 
 
 def _rating(ratings: Ratings, prompt: Prompt, draw: Draw) -> Reply:
@@ -129,20 +141,26 @@ class Conversation:
         self._settings = settings
 
     async def ask(
-        self, slug: str, question: str, options: Mapping[str, Any], model: str = MODEL
-    ) -> str:
-        """The answer that ``<slug>-<model>`` states."""
+        self,
+        slug: str,
+        question: str,
+        options: Mapping[str, Any],
+        model: str = MODEL,
+        choices: int = 1,
+    ) -> list[str]:
+        """The answers that so many choices of ``<slug>-<model>`` state."""
         request = parse_chat(
             {
                 "model": f"{slug}-{model}",
                 "messages": [{"role": "user", "content": question}],
+                "n": choices,
                 "optillm_options": dict(options),
             }
         )
         plan = make_plan(request, self._engine.services.registry, (MODEL, STRONG), self._settings)
         outcome = await self._engine.answer(plan, Caller(), _Nowhere())
         body = orjson.loads(outcome.body or b"")
-        return find_answer(body["choices"][0]["message"]["content"])
+        return [find_answer(choice["message"]["content"]) for choice in body["choices"]]
 
 
 @asynccontextmanager

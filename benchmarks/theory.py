@@ -1,9 +1,10 @@
-"""Votes, selections and early stopping against their closed forms.
+"""Votes, selections, early stopping and second tries against their closed forms.
 
 ``python -m benchmarks.theory``: the real engine answers questions with a simulated model that is
 right with a known probability. How often it is right then, and on how many samples, follows from
-arithmetic (`benchmarks.closed_forms`). Ends with status 1 where anything is off by more than four
-standard errors, which chance does once in 16,000 times.
+arithmetic (`benchmarks.closed_forms`), and so does what second tries gain (`benchmarks.hedging`).
+Ends with status 1 where anything is off by more than four standard errors, which chance does once
+in 16,000 times.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import comb, copysign, inf, sqrt
+from math import comb, sqrt
 from typing import Any
 
 import uvloop
 
-from benchmarks import closed_forms
-from benchmarks.closed_forms import Expected, Stops
+from benchmarks import closed_forms, hedging
+from benchmarks.closed_forms import Expected, Row, Stops
 from benchmarks.figures import aligned
 from benchmarks.in_memory import MODEL, TEAM, OneByOne, Ratings, conversation
 from optictl.simulator import Behaviour, gold
@@ -41,15 +42,18 @@ ELEVEN: Ratings = (
     [comb(10, k) * 0.4**k * 0.6 ** (10 - k) for k in range(11)],
 )
 
+#: Of the latencies among which some are tried a second time.
+SHAPES = (0.5, 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question: whether it was answered rightly, and the answers looked at on the way.
+    """One question: how rightly it was answered, and the answers looked at on the way.
 
     ``begun`` calls were made; ``stream`` is what the model would have said to the last sample.
     """
 
-    right: bool
+    score: float
     answer: str
     landed: Sequence[str]
     begun: int
@@ -76,6 +80,11 @@ class Case:
     window: int = 0
     waves: Sequence[int] = ()
     lossless: bool = False
+    #: How often the model states no answer.
+    void: float = 0.0
+    #: How many choices are asked for, and of how many of them one has to be right.
+    choices: int = 1
+    drawn: int = 1
 
     @property
     def samples(self) -> int:
@@ -87,48 +96,23 @@ class Case:
         seen = len(landed)
         if self.window and seen % self.window == 0 and len(set(landed[-self.window :])) == 1:
             return True
-        ballots = tuple(Counter(landed).values())
+        ballots = tuple(Counter(filter(None, landed)).values())
         return seen == self.samples or (
             self.stops is not None and self.stops(ballots, self.samples - seen)
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A mean beside its expectation; ``error`` is the standard error that theory gives it."""
-
-    name: str
-    questions: int
-    measured: float
-    error: float
-    exact: float
-
-    @property
-    def z(self) -> float:
-        """By how many standard errors it is off."""
-        off = self.measured - self.exact
-        if abs(off) < 1e-9:
-            return 0.0
-        return off / self.error if self.error else copysign(inf, off)
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        return (
-            self.name, str(self.questions), f"{self.measured:.4f}", f"{self.error:.4f}",
-            f"{self.exact:.4f}", f"{self.z:+.2f}",
-        )  # fmt: skip
-
-
-def vote(p: float, distractors: Sequence[float], n: int) -> Case:
+def vote(p: float, distractors: Sequence[float], n: int, void: float = 0.0) -> Case:
     """``self_consistency`` as it is by default: curtailed, which costs no accuracy."""
     return Case(
-        name=f"vote of {n}, {_chances(p, distractors)}",
+        name=f"vote of {n}, {_chances(p, distractors)}" + (f", {void:g} void" if void else ""),
         slug="self_consistency",
         options={"samples": n},
         behaviour=_solver(p, distractors),
-        expected=lambda: closed_forms.race(p, distractors, n, closed_forms.decided),
+        expected=lambda: closed_forms.race(p, distractors, n, closed_forms.decided, void=void),
         stops=closed_forms.decided,
         lossless=True,
+        void=void,
     )
 
 
@@ -243,6 +227,19 @@ def mixture(p: float, distractors: Sequence[float], n: int, skill: float) -> Cas
     )
 
 
+def passed(p: float, n: int, k: int) -> Case:
+    """pass@k, estimated from the choices of a plain request."""
+    return Case(
+        name=f"pass@{k} of {n} choices, {p:g}",
+        slug="none",
+        options={},
+        behaviour=_solver(p, [1 - p]),
+        expected=lambda: closed_forms.attempts(p, n, k),
+        choices=n,
+        drawn=k,
+    )
+
+
 def cases() -> list[Case]:
     """The rows of the published tables, and some more."""
     return [
@@ -253,6 +250,9 @@ def cases() -> list[Case]:
         vote(0.4, [0.3, 0.3], 5),
         vote(0.3, [0.1] * 7, 16),
         vote(0.35, [0.4, 0.25], 40),
+        vote(0.6, [0.4], 5, void=0.25),
+        vote(0.5, [0.2, 0.2, 0.1], 8, void=0.5),
+        vote(0.8, [0.2], 2, void=0.75),
         best(0.5, 3, 1.0),
         best(0.3, 8, 1.5),
         best(0.6, 5, 0.5),
@@ -272,6 +272,10 @@ def cases() -> list[Case]:
         cascaded(0.7, [0.3], 3, 0.9),
         cascaded(0.6, [0.2, 0.2], 2, 0.8),
         mixture(0.6, [0.4], 5, 0.8),
+        passed(0.3, 8, 1),
+        passed(0.3, 8, 3),
+        passed(0.1, 8, 5),
+        passed(0.2, 4, 4),
     ]
 
 
@@ -287,7 +291,8 @@ def compare(case: Case, questions: int, seed: int) -> list[Row]:
         return Row(name, questions, measured, sqrt(variance / questions), exact)
 
     p = expected.accuracy
-    rows = [row("accuracy", sum(one.right for one in asked) / questions, p * (1 - p), p)]
+    spread = p * (1 - p) if expected.spread is None else expected.spread
+    rows = [row("accuracy", sum(one.score for one in asked) / questions, spread, p)]
     if case.stops is None:
         begun = sum(one.begun for one in asked) / questions
         rows.append(row("calls", begun, max(0.0, expected.variance), expected.samples))
@@ -308,17 +313,18 @@ def compare(case: Case, questions: int, seed: int) -> list[Row]:
 
 async def _ask(case: Case, behaviour: Behaviour, questions: int) -> list[Asked]:
     strong = None if case.strong is None else replace(behaviour, probability=case.strong)
-    upstream = OneByOne(behaviour, strong=strong, ratings=case.ratings)
+    upstream = OneByOne(behaviour, strong=strong, ratings=case.ratings, void=case.void)
     asked = []
     async with conversation(upstream) as proxy:
         for number in range(questions):
             question = f"What is {number + 17} * 23 + 5?"
             upstream.forget()
-            answer = await proxy.ask(case.slug, question, case.options, case.model)
+            answers = await proxy.ask(case.slug, question, case.options, case.model, case.choices)
             landed = tuple(upstream.landed)
             stream = upstream.stream_of(case.samples) if case.lossless else ()
-            right = same(answer, gold(question))
-            asked.append(Asked(right, answer, landed, upstream.begun, stream))
+            right = sum(same(answer, gold(question)) for answer in answers)
+            score = closed_forms.pass_at(case.drawn, case.choices, right)
+            asked.append(Asked(score, answers[0], landed, upstream.begun, stream))
     return asked
 
 
@@ -331,8 +337,9 @@ def _ended_where(case: Case, one: Asked) -> bool:
 
 
 def _winner(stream: Sequence[str]) -> str:
-    """The most frequent answer, the first seen of equals."""
-    return Counter(stream).most_common(1)[0][0]
+    """The most frequent answer, the first seen of equals; '' without any."""
+    votes = Counter(filter(None, stream))
+    return max(votes, key=votes.__getitem__, default="")
 
 
 def _solver(p: float, distractors: Sequence[float]) -> dict[str, Any]:
@@ -352,6 +359,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for nth, case in enumerate(cases()):
         print(f"{case.name} …", file=sys.stderr, flush=True)
         rows += compare(case, asked.questions, asked.seed + nth)
+    for nth, sigma in enumerate(SHAPES):
+        print(f"second tries, σ = {sigma:g} …", file=sys.stderr, flush=True)
+        rows += hedging.compare(sigma, 10 * asked.questions, asked.seed + nth)
     print("\n".join(aligned([_HEADING, *(row.cells for row in rows)])))
     off = [row.name for row in rows if abs(row.z) > LIMIT]
     for name in off:

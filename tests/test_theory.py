@@ -1,32 +1,39 @@
-"""Votes, selections and early stopping are as good, and as cheap, as arithmetic says."""
+"""Votes, selections, early stopping and second tries are as good, and as cheap, as theory says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from math import inf, prod
 
 import pytest
 
-from benchmarks import theory
+from benchmarks import hedging, theory
 from benchmarks.closed_forms import (
     Ballots,
     Expected,
+    Row,
+    attempts,
     best_accepted,
     best_of,
+    binomial,
     boundary,
     cascade,
     complete,
     decided,
     early_stopping,
+    hedged,
     knockout,
     likeliest,
     mixture,
+    pass_at,
     posterior,
     prefers,
     race,
     ratings,
+    slower,
+    thinned,
     tournament,
     until_likeliest,
     until_likely,
@@ -36,12 +43,12 @@ from benchmarks.theory import (
     ELEVEN,
     LIMIT,
     Case,
-    Row,
     adaptive,
     best,
     best_rated,
     cascaded,
     compare,
+    passed,
     unanimous,
     vote,
 )
@@ -285,6 +292,41 @@ class TestClosedForms:
         assert mixture(0.6, [0.4], 5, 0.0).accuracy == 0.6
         assert mixture(0.6, [0.4], 5, 1.0).accuracy == pytest.approx(0.68256)
 
+    @pytest.mark.parametrize("void", [0.0, 0.25, 0.9, 1.0])
+    def test_a_void_ballot_is_as_good_as_none(self, void: float) -> None:
+        p, distractors, n = 0.5, [0.3, 0.2], 6
+        left = 1 - void
+        exact = exact_plurality(left * p, [left * chance for chance in distractors], n)
+        assert thinned(p, distractors, n, void) == pytest.approx(exact)
+        curtailed = race(p, distractors, n, decided, void=void)
+        assert curtailed.accuracy == pytest.approx(exact)
+        assert sum(curtailed.ends) == pytest.approx(1)
+
+    def test_pass_at_k_counts_the_draws_that_hold_a_right_one(self) -> None:
+        for n, right, k in [(5, 2, 3), (5, 0, 2), (5, 4, 2), (4, 1, 1), (6, 2, 6)]:
+            draws = [*combinations([True] * right + [False] * (n - right), k)]
+            assert pass_at(k, n, right) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+    @pytest.mark.parametrize(("p", "n", "k"), [(0.3, 8, 1), (0.3, 8, 3), (0.1, 20, 5), (0.2, 4, 4)])
+    def test_pass_at_k_is_without_bias(self, p: float, n: int, k: int) -> None:
+        estimates = [pass_at(k, n, right) for right in range(n + 1)]
+        mean = sum(map(prod, zip(binomial(n, p), estimates, strict=True)))
+        found = attempts(p, n, k)
+        assert mean == pytest.approx(1 - (1 - p) ** k)
+        assert found.accuracy == pytest.approx(mean)
+        # It is what all n tell: no worse than whether any of only k is right.
+        assert found.spread is not None
+        assert 0 < found.spread <= mean * (1 - mean) + 1e-12
+
+    def test_a_second_try_at_the_95th_percentile(self) -> None:
+        """exp(x) of a standard normal x, over its mean."""
+        usual = 5.180251602233015 / 1.6487212707001282
+        assert slower(usual, 1.0) == pytest.approx(0.05)
+        assert slower(1.0, 1.0) == pytest.approx(0.3085, abs=6e-5)
+        assert hedged(0.9 * usual, usual, 1.0) == slower(0.9 * usual, 1.0)
+        assert hedged(3 * usual, usual, 1.0) == slower(3 * usual, 1.0) * slower(2 * usual, 1.0)
+        assert hedged(3 * usual, inf, 1.0) == slower(3 * usual, 1.0)
+
 
 @pytest.mark.parametrize(
     ("case", "questions"),
@@ -309,6 +351,10 @@ class TestClosedForms:
         (theory.knockout(0.3, [0.4, 0.3], 3, 1, 0.3583), 100),
         (cascaded(0.7, [0.3], 3, 0.9), 200),
         (theory.mixture(0.6, [0.4], 5, 0.8), 150),
+        (vote(0.5, [0.3, 0.2], 4, void=0.5), 150),
+        (vote(0.8, [0.2], 2, void=0.75), 100),
+        (passed(0.3, 8, 3), 200),
+        (passed(0.2, 4, 4), 200),
     ],
     ids=lambda given: given.name if isinstance(given, Case) else str(given),
 )
@@ -338,6 +384,38 @@ def test_windows_of_another_size_are_found_out() -> None:
     case = replace(case, options={**case.options, "window": 5})
     off = {row.name: row.measured for row in compare(case, 50, SEED) if abs(row.z) > LIMIT}
     assert off[f"{case.name}: ended elsewhere"] > 10
+
+
+def test_votes_of_which_fewer_are_void_than_was_thought_are_found_out() -> None:
+    case = replace(vote(0.8, [0.2], 4, void=0.2), void=0.6)
+    off = [row.name for row in compare(case, 150, SEED) if abs(row.z) > LIMIT]
+    assert f"{case.name}: accuracy" in off
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0])
+def test_second_tries_gain_what_theory_says(sigma: float) -> None:
+    rows = hedging.compare(sigma, 2000, SEED)
+    assert [(row.name, row.z) for row in rows if abs(row.z) > LIMIT] == []
+    # There were some, and they were of use.
+    extra, *_, rare = rows
+    assert 0.04 < extra.measured <= 0.05
+    assert rare.exact < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "off"),
+    [
+        ("_PERCENTILE", 0.5, ["begun elsewhen"]),
+        ("_SHARE", 0.2, ["begun elsewhen", "more than one in 20"]),
+    ],
+)
+def test_second_tries_that_begin_early_or_too_often_are_found_out(
+    name: str, value: float, off: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"proxy.upstream.hedging.{name}", value)
+    rows = hedging.compare(1.0, 500, SEED)
+    found = {row.name.removeprefix("second tries, σ = 1: ") for row in rows if abs(row.z) > LIMIT}
+    assert found >= {*off}
 
 
 @pytest.mark.parametrize(
@@ -372,5 +450,5 @@ def test_the_status_says_whether_all_is_as_it_should_be(
     assert [cell.strip() for cell in shown.out.splitlines()[0].split("|")[1:-1]] == [
         "case", "questions", "measured", "s.e.", "exact", "z",
     ]  # fmt: skip
-    assert len(shown.out.splitlines()) == 2 + 4
+    assert len(shown.out.splitlines()) == 2 + 4 + 5 * len(theory.SHAPES)
     assert ("standard errors off: vote of 1" in shown.err) == (status == 1)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ WRITE = "import pathlib, sys, tiny; tiny.write_checkpoint(pathlib.Path(sys.argv[
 
 
 @pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The service as `install` starts it, with a classifier of tiny dimensions."""
     assert TORCH is not None, "ROUTER names no environment with torch: run make test-system"
     checkpoint = tmp_path_factory.mktemp("router") / "classifier"
@@ -56,7 +55,7 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab.run("systemd-run", "--quiet", "--unit=litellm", OPTICTL, "simulate", "--port", "4000")
     done = lab.script("run", OPTICTL, "install", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
-    yield lab
+    return lab
 
 
 def ready(lab: Lab) -> dict[str, str]:
