@@ -60,7 +60,7 @@ class Row:
     """A mean beside its expectation; ``error`` is the standard error that theory gives it."""
 
     name: str
-    number: int
+    questions: int
     measured: float
     error: float
     exact: float
@@ -76,7 +76,7 @@ class Row:
     @property
     def cells(self) -> tuple[str, ...]:
         return (
-            self.name, str(self.number), f"{self.measured:.4f}", f"{self.error:.4f}",
+            self.name, str(self.questions), f"{self.measured:.4f}", f"{self.error:.4f}",
             f"{self.exact:.4f}", f"{self.z:+.2f}",
         )  # fmt: skip
 
