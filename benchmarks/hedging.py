@@ -12,7 +12,6 @@ try was left. Given those, each call is an independent trial: the variances add 
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +21,7 @@ from random import Random
 from statistics import NormalDist
 
 from benchmarks.closed_forms import Row, hedged, slower
+from benchmarks.virtual_time import VirtualTime
 from optictl.simulator import Behaviour
 from proxy.settings import Settings, Sharing
 from proxy.upstream.config import PoolConfig, ProviderConfig
@@ -49,7 +49,7 @@ class Tried:
 
 def compare(sigma: float, calls: int, seed: int) -> list[Row]:
     """So many calls with lognormal latencies, beside what theory says of them."""
-    with asyncio.Runner(loop_factory=_VirtualTime) as runner:
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
         tried = runner.run(_ask(Behaviour(latency=1.0, sigma=sigma), calls, Random(seed)))
     after = [*_thresholds(tried)]
 
@@ -151,24 +151,3 @@ class _Provider:
 
     async def close(self) -> None:
         """Nothing is open."""
-
-
-class _Unwaiting(selectors.DefaultSelector):
-    """Waits for nothing, but says for how long it would have."""
-
-    waited = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.waited += timeout or 0.0
-        return super().select(0)
-
-
-class _VirtualTime(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer; no other thread or socket may wake it."""
-
-    def __init__(self) -> None:
-        self._unwaiting = _Unwaiting()
-        super().__init__(self._unwaiting)
-
-    def time(self) -> float:
-        return self._unwaiting.waited

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from driving import completion
 
+from benchmarks.virtual_time import VirtualTime
 from proxy.errors import UpstreamError
 from proxy.settings import Settings, Sharing
 from proxy.upstream.answers import Answers
@@ -27,29 +27,6 @@ T = TypeVar("T")
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-class _Idle(selectors.DefaultSelector):
-    """Does not wait, but says how long it would have waited."""
-
-    waited = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        found = super().select(0)
-        if found or timeout == 0:
-            return found
-        assert timeout is not None, "everybody waits for something that will not happen"
-        self.waited += timeout
-        return found
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._idle = _Idle()
-        super().__init__(self._idle)
-
-    def time(self) -> float:
-        return 1000.0 + self._idle.waited
-
-
 def run(test: Callable[[], Awaitable[T]]) -> T:
     """What ``test`` returns; its clock goes on only when there is nothing to do."""
 
@@ -57,7 +34,7 @@ def run(test: Callable[[], Awaitable[T]]) -> T:
         async with asyncio.timeout(100_000):
             return await test()
 
-    with asyncio.Runner(loop_factory=_Loop) as runner:
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
         return runner.run(bounded())
 
 
