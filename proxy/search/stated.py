@@ -22,7 +22,7 @@ from itertools import pairwise
 from proxy.search.programs import OUTPUT, Case, parsed
 
 #: Characters of a problem that are looked at, and tests that are taken from it.
-_LONGEST = 50_000
+_LONGEST = 20_000
 _MOST = 12
 
 
