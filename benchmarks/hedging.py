@@ -144,7 +144,7 @@ class _Provider:
         return {"model": call.model}
 
     def stream(self, call: Call) -> AbstractAsyncContextManager[Batches]:
-        raise NotImplementedError("no call here asks for a stream")
+        raise AssertionError("no call here asks for a stream")
 
     async def models(self) -> list[Json]:
         return []

@@ -178,6 +178,7 @@ def _run(program, cases, marker, most):
                     return None
             text.flush()
         except BaseException:
+            # Whatever a candidate raises, it has failed this case; the next one is still run.
             return None
         return raw.getvalue()[:most].decode("utf-8", "replace")
 
