@@ -42,7 +42,7 @@ def fetch(
 
     Each file is held against the hub's digest, or the folder's tensors against
     the known layout; the service never sees half of it. A fetch that broke off
-    goes on where it was. The service takes it in at its next restart.
+    goes on where it was. The service takes it in when it is reloaded.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def fetch(
         emit_json(Result("router fetch", found))
         return
     data(found["path"])
-    say(found["extra"] or "the service takes it in at its next start: optictl restart")
+    say(found["extra"] or "the service takes it in when it is reloaded: optictl reload")
     if machine is not None and machine.site.service.profile == "strict":
         warn("torch does not work under service.profile strict; see: optictl check router")
 
