@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optictl.errors import FetchFailed, NeedsRoot
+from proxy.router.calibration import Calibration, remembered
 from proxy.router.checkpoint import Checkpoint, cached, inspect, lacks, repository
 from proxy.router.config import Unusable
 from proxy.router.supervisor import SOCKET
@@ -65,11 +66,16 @@ def of_site(site: Site, home: Path) -> Place:
 
 
 def told(place: Place) -> dict[str, Any]:
-    """What is there: ``path``, ``bytes``, ``complete``, ``why`` it is not, ``extra`` that lacks."""
+    """What is there: ``path``, ``bytes``, ``complete``, ``why`` it is not, ``extra`` that lacks.
+
+    And ``int8``: what a calibration has found, if there was one.
+    """
     path = place.folder or place.repository
+    known = None
     try:
         checkpoint = place.checkpoint()
         path, size, why = checkpoint.folder, checkpoint.weights.stat().st_size, None
+        known = remembered(checkpoint)
     except Unusable as unusable:
         size, why = None, str(unusable)
     return {
@@ -78,6 +84,17 @@ def told(place: Place) -> dict[str, Any]:
         "complete": why is None,
         "why": why,
         "extra": lacks() or None,
+        "int8": None if known is None else _int8(known),
+    }
+
+
+def _int8(known: Calibration) -> dict[str, Any]:
+    return {
+        "used": known.better,
+        "alike": known.alike,
+        "milliseconds": None if known.why else round(1000 * known.small, 1),
+        "full_milliseconds": round(1000 * known.full, 1),
+        "said": str(known),
     }
 
 

@@ -5,23 +5,33 @@ Imports torch where it is used; only the sidecar does.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import eq
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from proxy.router.calibration import Calibration, remembered
 from proxy.router.checkpoint import PREFIX, Checkpoint
 from proxy.router.config import Precision, Unusable
 from proxy.router.modernbert import Config, Encoder, Multiply
 from proxy.router.tokenise import Question, Tokeniser
 
-#: Of the gate's prompts, what int8 has to decide as the full precision does.
-PARITY = 0.99
+#: Read by the libraries when they are loaded. No threads are started that were not asked for. Those
+#: that wait for each other spin for some microseconds: to fall asleep and wake up a thousand times
+#: takes up to half of a decision, and to spin for longer keeps the CPU from requests.
+ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "1000",
+}
+#: How the prompts are asked on which int8 is held against the full precision.
 _GATE_EFFORT = 0.7
 _GATE_TOKENS = 128
+#: How often a question of so many tokens is timed.
+_ROUNDS = 7
 _PROMPTS = Path(__file__).with_name("prompts.txt")
-
-#: Logits for one token sequence and an effort.
-Decide = Callable[[Sequence[int], float], Sequence[float]]
 
 
 class Classifier:
@@ -61,45 +71,78 @@ class Classifier:
 def load(checkpoint: Checkpoint, precision: Precision, threads: int) -> Classifier:
     """Build the model by its config and fill it from ``checkpoint``, tensor by tensor.
 
-    int8 is given only where it decides as ``auto`` does, which is what is given otherwise, with a
-    note that says why. Raises `Unusable` for a file that torch cannot read.
+    ``auto`` is what the CPU is good at, int8 among it only where a calibration has found that.
+    ``int8`` is given where it decides as the full precision does, which is found out first where
+    nobody has; else that is given, with a note that says why. Raises `Unusable` for a file that
+    torch cannot read.
     """
     import torch
-    from safetensors import SafetensorError
 
     torch.set_num_threads(threads)
-    usual: Precision = "bf16" if has_bf16() else "fp32"
+    note = ""
+    if precision == "auto":
+        known = remembered(checkpoint)
+        precision = "int8" if known is not None and known.better else _full()
+    elif precision == "int8":
+        known = remembered(checkpoint) or calibrate(checkpoint, threads)
+        if not known.allowed:
+            precision, note = _full(), f"; {known}"
     try:
-        full = _load(checkpoint, usual if precision in {"auto", "int8"} else precision)
-    except (SafetensorError, OSError, RuntimeError) as error:
+        classifier = _load(checkpoint, precision)
+    except RuntimeError as error:
         raise Unusable(f"{checkpoint.folder}: {error}") from error
-    if precision != "int8":
-        return full
+    classifier.note += note
+    return classifier
+
+
+def calibrate(
+    checkpoint: Checkpoint, threads: int, tell: Callable[[str], None] = lambda _: None
+) -> Calibration:
+    """Hold int8 against the full precision, one after the other, so that one copy is in memory.
+
+    ``tell`` hears what is being done. Raises `Unusable` for a file that torch cannot read.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    tokeniser = Tokeniser(checkpoint.tokenizer)
+    prompts = [tokeniser.encode(Question(text), _GATE_TOKENS) for text in gate_prompts()]
+    tell(f"deciding {len(prompts)} prompts in {_full()} …")
+    full, took = _first_choices(_load(checkpoint, _full()), prompts)
+    tell("and in int8 …")
     try:
-        small = _load(checkpoint, "int8")
-        alike = parity(_decide(full), _decide(small), Tokeniser(checkpoint.tokenizer))
+        small, small_took = _first_choices(_load(checkpoint, "int8"), prompts)
     except (AttributeError, RuntimeError) as error:
         # Not every build of torch can, and not on every CPU.
-        refusal = f"int8 refused: {error}"
-    else:
-        if alike >= PARITY:
-            return small
-        refusal = f"int8 refused: it decides {alike:.1%} of the prompts alike, not {PARITY:.0%}"
-    full.note += f"; {refusal}"
-    return full
+        return Calibration(0.0, took, 0.0, str(error).strip().partition("\n")[0])
+    return Calibration(alike(full, small), took, small_took)
 
 
-def parity(full: Decide, small: Decide, tokeniser: Tokeniser) -> float:
-    """The share of the shipped prompts for which both have the same first choice."""
-    alike = []
-    for text in gate_prompts():
-        ids = tokeniser.encode(Question(text), _GATE_TOKENS)
-        alike.append(_first(full(ids, _GATE_EFFORT)) == _first(small(ids, _GATE_EFFORT)))
-    return sum(alike) / len(alike)
+def alike(full: Sequence[int], small: Sequence[int]) -> float:
+    """The share of first choices that are the same in both."""
+    same: int = sum(map(eq, full, small))
+    return same / len(full)
 
 
 def gate_prompts() -> list[str]:
     return _PROMPTS.read_text(encoding="utf-8").splitlines()
+
+
+def _first_choices(
+    classifier: Classifier, prompts: Sequence[Sequence[int]]
+) -> tuple[list[int], float]:
+    """For each prompt the label with the highest logit; and the seconds for a long question."""
+    choices = [int(classifier.logits([each], [_GATE_EFFORT]).argmax()) for each in prompts]
+    seconds = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        classifier.logits([[0] * _GATE_TOKENS], [_GATE_EFFORT])
+        seconds.append(time.perf_counter() - began)
+    return choices, median(seconds)
+
+
+def _full() -> Precision:
+    return "bf16" if has_bf16() else "fp32"
 
 
 def has_bf16() -> bool:
@@ -132,14 +175,23 @@ def _load(checkpoint: Checkpoint, precision: Precision) -> Classifier:
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
-    """Each on its own: while a file is open, all that was read of it stays in memory."""
-    from safetensors import safe_open
+    """Each on its own: while a file is open, all that was read of it stays in memory.
 
-    with safe_open(checkpoint.weights, framework="pt") as file:
-        names = list(file.keys())
-    for name in names:
+    Raises `Unusable` where they cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    def read(name: str) -> Any:
         with safe_open(checkpoint.weights, framework="pt") as file:
-            yield name, file.get_tensor(name)
+            return file.get_tensor(name)
+
+    try:
+        with safe_open(checkpoint.weights, framework="pt") as file:
+            names = list(file.keys())
+        for name in names:
+            yield name, read(name)
+    except (SafetensorError, OSError) as error:
+        raise Unusable(f"{checkpoint.folder}: {error}") from error
 
 
 def _packed(weight: Any, dtype: Any) -> Multiply:
@@ -168,11 +220,12 @@ def _int8(weight: Any, dtype: Any) -> Multiply:
 
     def times(x: Any) -> Any:
         steps = _steps(x)
-        # Unsigned, as the CPU's instruction has it: zero is 128.
-        small = (x / steps).round_().add_(128).to(torch.uint8)
-        return steps.to(dtype) * torch.ops.onednn.qlinear_pointwise(
+        # Unsigned, as the CPU's instruction has it: zero is 128. The conversion cuts off.
+        small = (x * steps.reciprocal()).add_(128.5).to(torch.uint8)
+        y = torch.ops.onednn.qlinear_pointwise(
             small, 1.0, 128, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
         )
+        return y.mul_(steps.to(dtype))
 
     return times
 
@@ -180,15 +233,3 @@ def _int8(weight: Any, dtype: Any) -> Multiply:
 def _steps(x: Any) -> Any:
     """(rows, 1): what is one in each row's integers from -127 to 127."""
     return x.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
-
-
-def _decide(classifier: Classifier) -> Decide:
-    def decide(ids: Sequence[int], effort: float) -> Sequence[float]:
-        logits: list[float] = classifier.logits([ids], [effort])[0].tolist()
-        return logits
-
-    return decide
-
-
-def _first(logits: Sequence[float]) -> int:
-    return max(range(len(logits)), key=logits.__getitem__)

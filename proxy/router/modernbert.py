@@ -100,10 +100,10 @@ class Encoder:
             seen = self._normed(f"{layer}.attn_norm", x) if index else x
             qkv = self._matrices[f"{layer}.attn.Wqkv.weight"](seen)
             # Each is (heads, tokens, width).
-            q, k, v = qkv.unflatten(1, (3, config.num_attention_heads, -1)).permute(1, 2, 0, 3)
+            q_k_v = qkv.unflatten(1, (3, config.num_attention_heads, -1)).permute(1, 2, 0, 3)
             local = index % config.global_attn_every_n_layers > 0
-            rotation = near if local else everywhere
-            q, k = _turned(q, *rotation) * q.shape[-1] ** -0.5, _turned(k, *rotation)
+            q, k = _turned(q_k_v[:2], *(near if local else everywhere))
+            v = q_k_v[2]
             mixed = [
                 _attended(
                     q[:, begin:end], k[:, begin:end], v[:, begin:end], window if local else None
@@ -115,10 +115,10 @@ class Encoder:
                 # Of the last layer nothing else is asked for.
                 starts = torch.tensor([begin for begin, _ in bounds])
                 x, together = x[starts], together[starts]
-            x = x + self._matrices[f"{layer}.attn.Wo.weight"](together)
+            x += self._matrices[f"{layer}.attn.Wo.weight"](together)
             seen = self._normed(f"{layer}.mlp_norm", x)
             value, gate = self._matrices[f"{layer}.mlp.Wi.weight"](seen).chunk(2, dim=1)
-            x = x + self._matrices[f"{layer}.mlp.Wo.weight"](gelu(value) * gate)
+            x += self._matrices[f"{layer}.mlp.Wo.weight"](gelu(value).mul_(gate))
         return self._normed("final_norm", x)
 
     def _normed(self, name: str, x: Any) -> Any:
@@ -128,19 +128,30 @@ class Encoder:
         return layer_norm(x, weight.shape, weight, eps=self._config.norm_eps)
 
     def _rotation(self, at: Any, theta: float, dtype: Any) -> tuple[Any, Any]:
-        """Cosines and sines of the rotary positions ``at``: (tokens, width / 2) each."""
+        """Cosines and sines of the rotary positions ``at``: (2, 1, tokens, width / 2) each.
+
+        The first of two is for queries: scaled, as their products with keys would have to be.
+        """
         import torch
 
         half = self._config.hidden_size // self._config.num_attention_heads // 2
         angles = torch.outer(at.float(), theta ** (-torch.arange(half) / half))
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        scales = torch.tensor([(2 * half) ** -0.5, 1.0]).view(2, 1, 1, 1)
+        return (angles.cos() * scales).to(dtype), (angles.sin() * scales).to(dtype)
 
 
 def _turned(x: Any, cos: Any, sin: Any) -> Any:
+    """``x``, (2, heads, tokens, width), with its positions, without copies in between."""
     import torch
 
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    turned = torch.empty(x.shape, dtype=x.dtype)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(a, cos, out=left)
+    left.addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=right)
+    right.addcmul_(a, sin)
+    return turned
 
 
 def _attended(q: Any, k: Any, v: Any, window: Any | None) -> Any:

@@ -28,7 +28,7 @@ import orjson
 
 from proxy.router.checkpoint import find
 from proxy.router.config import RouterSettings, State, Unusable
-from proxy.router.model import load
+from proxy.router.model import ENVIRONMENT, load
 from proxy.router.tokenise import Question, Tokeniser
 
 _log = logging.getLogger("optillm.router")
@@ -52,9 +52,6 @@ _LEAST = 64
 _ROUNDS = 5
 #: Requests go first where the CPU is short.
 _NICE = 5
-#: Read by the libraries when they are loaded: start no threads that were not asked for, and do not
-#: spin where requests want the CPU.
-_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
 
 _T = TypeVar("_T")
 
@@ -244,7 +241,7 @@ def main(path: str, settings: str, parent: str) -> None:
     # Told to a whole group at times, while the master still lets requests finish.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     # Nobody but the service and root may ask.
     os.umask(0o077)
     # Left by one that was killed.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 
+from proxy.router.calibration import Calibration, remembered
 from proxy.router.checkpoint import Checkpoint, find
 from proxy.router.config import RouterSettings, Unusable
 
@@ -50,7 +51,7 @@ class Supervisor:
         self._folder: str | None = None
         #: Why there is no sidecar; empty where there is one, or will be again.
         self.absent = "no classifier is set up"
-        self._wanted: tuple[RouterSettings, Checkpoint] | None = None
+        self._wanted: tuple[RouterSettings, Checkpoint, Calibration | None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._heard = 0.0
@@ -73,7 +74,8 @@ class Supervisor:
         self.absent = "" if settings else "no classifier is set up"
         if settings is not None:
             try:
-                wanted = (settings, self._find(settings))
+                checkpoint = self._find(settings)
+                wanted = (settings, checkpoint, remembered(checkpoint))
             except Unusable as error:
                 self.absent = str(error)
         if wanted == self._wanted:
@@ -94,7 +96,8 @@ class Supervisor:
             elif now - self._heard > _SILENCE:
                 self._lost(f"has been silent for {_SILENCE:.0f} s", now)
         if self._process is None and self._wanted is not None and now >= self._next:
-            self._start(*self._wanted, now)
+            settings, checkpoint, _ = self._wanted
+            self._start(settings, checkpoint, now)
 
     def stop(self) -> None:
         """End it for good; for the master alone."""

@@ -14,12 +14,13 @@ from conftest import free_port
 from tiny_classifier import write_classifier
 from typer.testing import CliRunner, Result
 
-from optictl import options, router_place
+from optictl import options, router_calibration, router_place
 from optictl.cli import build
 from optictl.errors import FetchFailed, NeedsRoot
 from optictl.router_place import acting_as, of_site, of_user
 from optictl.site import Site
 from proxy.router import checkpoint
+from proxy.router.calibration import Calibration
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def told(*arguments: str) -> Any:
 
 class TestFetch:
     def test_a_folder_comes_into_the_cache(self, carried: Path, cache: Path) -> None:
-        found = told("fetch", "--from", str(carried))
+        found = told("fetch", "--from", str(carried), "--no-calibrate")
         assert found["complete"]
         assert Path(found["path"]).is_relative_to(cache)
         assert found["bytes"] == (carried / "model.safetensors").stat().st_size
@@ -65,6 +66,63 @@ class TestFetch:
     ) -> None:
         monkeypatch.setenv("OPTILLM_ROUTER_DIR", str(carried))
         assert run("fetch", "--from", str(carried)).exit_code != 0
+
+
+class TestCalibrate:
+    """What it computes is in tests/router; here it is told, and written where the service reads."""
+
+    @pytest.fixture(autouse=True)
+    def found(self, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+        found = Calibration(0.995, 0.2, 0.1)
+        monkeypatch.setattr(router_place, "lacks", str)
+        monkeypatch.setattr(router_calibration, "lacks", str)
+        monkeypatch.setattr(router_calibration.model, "calibrate", lambda *_: found)
+        return found
+
+    def test_the_service_and_the_status_learn_of_it(self, carried: Path) -> None:
+        assert told("fetch", "--from", str(carried), "--no-calibrate")["int8"] is None
+        assert "optictl router calibrate" in run("status").stdout
+        assert told("calibrate")["int8"] == {
+            "used": True,
+            "alike": 0.995,
+            "milliseconds": 100.0,
+            "full_milliseconds": 200.0,
+            "said": "int8 decides 99.5% of the prompts alike, 2.0 times as fast",
+        }
+        assert "2.0 times as fast: the service uses it" in run("calibrate").stderr
+        assert "2.0 times as fast" in run("status").stdout
+
+    def test_a_fetch_finds_it_out_once(
+        self, carried: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert told("fetch", "--from", str(carried))["int8"]["used"]
+        monkeypatch.setattr(router_calibration.model, "calibrate", None)
+        monkeypatch.setenv("OPTILLM_ROUTER_DIR", told("status")["path"])
+        assert told("status")["int8"]["used"]
+
+    def test_what_cannot_be_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        missing = run("calibrate")
+        assert missing.exit_code == 1
+        assert "optictl router fetch" in missing.stderr
+        monkeypatch.setattr(router_calibration, "lacks", lambda: "torch is not installed")
+        assert "torch is not installed" in run("calibrate").stderr
+
+    def test_a_folder_that_cannot_be_written(
+        self, carried: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPTILLM_ROUTER_DIR", str(carried))
+        monkeypatch.setattr(os, "access", lambda *_, **__: False)
+        refused = run("calibrate")
+        assert refused.exit_code == 1
+        assert f"{carried} is not yours to write; run it with sudo" in refused.stderr
+
+    def test_a_disk_that_is_full(self, carried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setenv("OPTILLM_ROUTER_DIR", str(carried))
+        monkeypatch.setattr(router_calibration, "remember", full)
+        assert f"cannot write into {carried}: No space left on device" in run("calibrate").stderr
 
 
 class TestStatus:

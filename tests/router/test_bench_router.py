@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.router import main
 from benchmarks.sides import PEER
+from proxy.router.model import has_bf16
 
 pytestmark = pytest.mark.router
 
@@ -18,22 +19,22 @@ def test_every_figure_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert head == ["figure", "optictl", PEER, "better"]
     told = {figure: rest for figure, *rest in rows}
-    for figure in (
-        "a decision, 32 tokens",
-        "a decision, 128 tokens",
-        "a decision, 512 tokens",
-        "a question that was asked before",
-    ):
-        ours, theirs, better = told.pop(figure)
-        assert first(ours) > 0
-        assert first(theirs) > 0
-        assert better.endswith(" ×")
-    weights = next(figure for figure in told if figure.startswith("the weights, "))
-    assert told.pop(weights)[0].endswith(" MB")
-    held = [first(told.pop(f"{what} memory")[0]) for what in (
-        "anonymous", "resident", "largest resident",
-    )]  # fmt: skip
-    assert 10 < held[0] <= held[1] <= held[2]
+    assert told.pop("calibration")[0].startswith("int8 ")
+    full = "bf16" if has_bf16() else "fp32"
+    assert told.pop(f"the weights in {full}")[0].endswith(" MB")
+    ours, theirs, better = told.pop("a question that was asked before")
+    assert first(ours) > 0
+    precisions = [full, "int8"] if "anonymous memory, int8" in told else [full]
+    for precision in precisions:
+        for tokens in (32, 128, 512):
+            ours, theirs, better = told.pop(f"a decision, {tokens} tokens, {precision}")
+            assert first(ours) > 0
+            assert first(theirs) > 0
+            assert better.endswith(" ×")
+        held = [first(told.pop(f"{what} memory, {precision}")[0]) for what in (
+            "anonymous", "resident", "largest resident",
+        )]  # fmt: skip
+        assert 10 < held[0] <= held[1] <= held[2]
     assert not told
 
 

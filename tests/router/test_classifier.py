@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from tiny import reference_logits, write_checkpoint
 
 from proxy.router import model
+from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import LABELS, inspect, layout
 from proxy.router.config import Unusable
-from proxy.router.model import Classifier, gate_prompts, has_bf16, load, parity
+from proxy.router.model import Classifier, alike, calibrate, gate_prompts, has_bf16, load
 from proxy.router.modernbert import Config, Encoder
 from proxy.router.tokenise import Question, Tokeniser
 
@@ -23,6 +25,7 @@ QUESTIONS = [
     "Prove that there is no largest prime, and say which step needs the axiom of choice.",
     "Write a function that merges intervals. " * 10,
 ]
+FULL = "bf16" if has_bf16() else "fp32"
 EFFORTS = [0.0, 0.2, 0.7, 1.0]
 
 
@@ -107,45 +110,75 @@ def test_matrices_that_cannot_be_packed_are_taken_as_they_are(
 
 
 def test_auto_is_what_the_cpu_is_good_at(folder: Path) -> None:
-    assert load(inspect(folder), "auto", 1).note == ("bf16" if has_bf16() else "fp32")
+    assert load(inspect(folder), "auto", 1).note == FULL
+
+
+def test_auto_is_int8_where_that_was_found_to_be_better(
+    tokeniser: Tokeniser, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path)
+    checkpoint = inspect(folder)
+    for found, note in (
+        (Calibration(1.0, 0.2, 0.1), "int8"),
+        (Calibration(1.0, 0.2, 0.3), FULL),
+        (Calibration(0.98, 0.2, 0.1), FULL),
+        (Calibration(0.0, 0.2, 0.0, "no engine"), FULL),
+    ):
+        remember(checkpoint, found)
+        assert load(checkpoint, "auto", 1).note == note
+    remember(checkpoint, Calibration(0.99, 0.2, 0.1))
+    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
+    logits = load(checkpoint, "auto", 1).logits([ids], [0.7])[0]
+    assert close(logits, reference_logits(folder, ids, 0.7), 2.0)
+    os.utime(checkpoint.weights, (0, 0))
+    assert load(inspect(folder), "auto", 1).note == FULL
+
+
+def test_int8_is_held_against_the_full_precision(folder: Path) -> None:
+    heard: list[str] = []
+    found = calibrate(inspect(folder), 1, heard.append)
+    assert found.alike > 0.9
+    assert found.full > 0
+    assert found.small > 0
+    assert heard == [f"deciding 200 prompts in {FULL} …", "and in int8 …"]
 
 
 def test_int8_is_refused_where_it_decides_otherwise(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "parity", lambda *_: 0.98)
+    monkeypatch.setattr(model, "alike", lambda *_: 0.98)
     refused = load(inspect(folder), "int8", 1).note
-    assert refused.startswith("bf16; " if has_bf16() else "fp32; ")
-    assert "int8 refused: it decides 98.0% of the prompts alike, not 99%" in refused
+    assert refused == f"{FULL}; int8 refused: it decides 98.0% of the prompts alike, not 99%"
 
 
 def test_int8_is_refused_where_torch_has_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: Any) -> Any:
-        raise RuntimeError("no engine")
+        raise RuntimeError("no engine\nand a trace")
 
     monkeypatch.setattr(model, "_int8", none)
-    assert load(inspect(folder), "int8", 1).note.endswith("; int8 refused: no engine")
+    assert load(inspect(folder), "int8", 1).note == f"{FULL}; int8 refused: no engine"
 
 
-def test_int8_is_given_where_it_decides_alike(
-    folder: Path, tokeniser: Tokeniser, monkeypatch: pytest.MonkeyPatch
+def test_int8_is_given_where_it_decides_alike_though_nobody_has_found_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "parity", lambda *_: 0.99)
-    classifier = load(inspect(folder), "int8", 1)
-    assert classifier.note == "int8"
-    ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
-    assert close(classifier.logits([ids], [0.7])[0], reference_logits(folder, ids, 0.7), 2.0)
+    monkeypatch.setattr(model, "alike", lambda *_: 0.99)
+    assert load(inspect(folder), "int8", 1).note == "int8"
 
 
-def test_the_gate_counts_the_prompts_that_are_decided_alike(tokeniser: Tokeniser) -> None:
-    odd = {tuple(tokeniser.encode(Question(text), 128)) for text in gate_prompts()[:4]}
-    full = [1.0, 0.0]
-    alike = parity(
-        lambda *_: full, lambda ids, _: full[::-1] if tuple(ids) in odd else full, tokeniser
-    )
-    assert alike == pytest.approx(1 - 4 / 200)
+def test_int8_is_not_tried_again_where_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = inspect(write_checkpoint(tmp_path))
+    remember(checkpoint, Calibration(1.0, 0.1, 0.2))
+    monkeypatch.setattr(model, "calibrate", None)
+    assert load(checkpoint, "int8", 1).note == "int8"
+
+
+def test_choices_that_are_the_same_are_counted() -> None:
+    assert alike([1, 2, 3, 4], [1, 2, 0, 4]) == 0.75
 
 
 def test_the_gate_has_200_prompts() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import eventually
 
+from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import Checkpoint
 from proxy.router.config import RouterSettings, Unusable
 from proxy.router.supervisor import SOCKET, Supervisor
@@ -50,6 +51,21 @@ def supervisor(clock: Clock) -> Iterator[Make]:
 
 def running(pid: int | None) -> bool:
     return pid is not None and Path(f"/proc/{pid}").exists()
+
+
+def test_one_for_which_int8_was_found_to_be_better_is_loaded_anew(
+    supervisor: Make, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path, (1, 2))
+    sidecar = supervisor(LIVELY, lambda _: checkpoint)
+    sidecar.renew(SETTINGS)
+    first = sidecar.pid
+    remember(checkpoint, Calibration(1.0, 0.2, 0.1))
+    sidecar.renew(SETTINGS)
+    second = sidecar.pid
+    assert second not in {None, first}
+    sidecar.renew(SETTINGS)
+    assert sidecar.pid == second
 
 
 def test_one_that_is_well_stays(supervisor: Make, clock: Clock) -> None:

@@ -89,6 +89,13 @@ def test_the_command_asks_the_classifier_of_the_service(served: Lab) -> None:
     assert classifier["approach"]
 
 
+def test_what_is_found_of_int8_is_for_the_service_to_read(served: Lab) -> None:
+    told = json.loads(served.run(OPTICTL, "router", "calibrate", "--json"))["data"]
+    assert told["int8"]["alike"] > 0.9
+    served.run("runuser", "-u", "optillm", "--", "test", "-r", f"{FOLDER}/calibration.json")
+    assert json.loads(served.run(OPTICTL, "router", "status", "--json"))["data"]["int8"]
+
+
 def test_the_check_is_content(served: Lab) -> None:
     told = json.loads(served.run(OPTICTL, "check", "router", "--json"))
     assert [(each["name"], each["status"]) for each in told["data"]["checks"]] == [("router", "ok")]
