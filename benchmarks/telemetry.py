@@ -35,8 +35,9 @@ from proxy.wire.request import parse_chat
 
 _ROUNDS = 7
 #: Many short turns: from one second to the next the machine's own speed changes by more than what
-#: is looked for.
-_TURNS = 30
+#: is looked for. A service and its twin say by how much two that are alike differ.
+_TURNS = 40
+_SIDES = ("none", "default", "twin", "everything")
 _CONNECTIONS = 4
 _RECORDS = 20_000
 
@@ -52,35 +53,36 @@ class _Service(Proxy):
 
 def telemetry(seconds: float) -> Iterator[Figure]:
     """CPU of a plain request, in turns, so that all see the same machine."""
-    sides = ("none", "default", "everything")
-    costs: dict[str, list[float]] = {side: [] for side in sides}
+    costs: dict[str, list[float]] = {side: [] for side in _SIDES}
     with ExitStack() as running:
         upstream = running.enter_context(Upstream())
         folder = running.enter_context(tempfile.TemporaryDirectory())
         services = {
             "none": running.enter_context(_Service(upstream.url, told=False)),
             "default": running.enter_context(_Service(upstream.url)),
+            "twin": running.enter_context(_Service(upstream.url)),
             "everything": running.enter_context(_Service(upstream.url, *_everything(Path(folder)))),
         }
         for turn in range(_TURNS):
             # Who comes first is no advantage to anybody.
-            for side in (*sides[turn % 3 :], *sides[: turn % 3]):
+            first = turn % len(_SIDES)
+            for side in (*_SIDES[first:], *_SIDES[:first]):
                 service = services[side]
                 spent = cpu_seconds(service.pids)
-                done = measure(Load(f"{service.url}/v1", _CONNECTIONS, seconds / 4))
+                done = measure(Load(f"{service.url}/v1", _CONNECTIONS, seconds / 6))
                 costs[side].append((cpu_seconds(service.pids) - spent) / done.total)
-    bare = median(costs["none"])
-    for side, other, said, promise in (
-        ("default", "none", "without any", ""),
-        ("everything", "default", "with nothing turned on", "≤ 5 %"),
+    bare, usual = median(costs["none"]), [*costs["default"], *costs["twin"]]
+    for what, more, less, said, promise in (
+        ("default", usual, 2 * costs["none"], "without any", ""),
+        ("everything", 2 * costs["everything"], usual, "with nothing turned on", "≤ 5 %"),
+        ("a twin", costs["twin"], costs["default"], "of one like it", ""),
     ):
-        pairs = zip(costs[side], costs[other], strict=True)
-        more = median(each / less - 1 for each, less in pairs)
+        share = median(each / other - 1 for each, other in zip(more, less, strict=True))
         yield Figure(
-            f"telemetry, {side}: CPU of a request",
-            f"{more:+.1%} over {ms(median(costs[other]))} {said}",
+            f"telemetry, {what}: CPU of a request",
+            f"{share:+.1%} over {ms(median(less))} {said}",
             promise,
-            {"more_share": more, "cpu_ms": 1000 * median(costs[side])},
+            {"more_share": share, "cpu_ms": 1000 * median(more)},
         )
     cost = _counting()
     yield Figure(
