@@ -76,12 +76,57 @@ class Relay:
         self._leading.shared(source)
 
     def beside(self) -> Rival:
-        return self._leading.beside()
+        return _Beside(self, self._leading)
+
+    def answered(self, provider: str, accounts: Watch) -> None:
+        """A second attempt, which ``accounts`` knows of, is the one that answers."""
+        self._provider = provider
+        if self._leading is not accounts:
+            self._leading.sent(provider)
 
     @property
     def _leading(self) -> Watch:
         assert self.lead is not None
         return self.lead.watch
+
+
+class _Beside:
+    """A second attempt at a call that several wait for; implements `proxy.upstream.port.Rival`.
+
+    It stays with the one who led when it began: who leads later hears of it if it wins.
+    """
+
+    def __init__(self, relay: Relay, began: Watch) -> None:
+        self._relay = relay
+        self._began = began
+        self._rival = began.beside()
+        self._provider = ""
+
+    def sent(self, provider: str) -> None:
+        self._provider = provider
+        self._rival.sent(provider)
+
+    def missed(self, error: UpstreamError) -> None:
+        self._rival.missed(error)
+
+    def needed(self) -> bool:
+        return self._rival.needed()
+
+    def note(self, text: str) -> None:
+        self._relay.note(text)
+
+    def shared(self, source: str) -> None:
+        self._rival.shared(source)
+
+    def beside(self) -> Rival:
+        return self._rival.beside()
+
+    def won(self) -> None:
+        self._rival.won()
+        self._relay.answered(self._provider, self._began)
+
+    def lost(self, error: UpstreamError | None) -> None:
+        self._rival.lost(error)
 
 
 @dataclass(slots=True, eq=False)

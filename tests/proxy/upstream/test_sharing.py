@@ -24,6 +24,7 @@ from endpoints import (
 
 from proxy.errors import UpstreamError, UpstreamRejected, UpstreamTimeout
 from proxy.upstream.answers import Answers
+from proxy.upstream.flight import Flight, Flights
 from proxy.upstream.port import Call, Json
 from proxy.upstream.sharing import Shared
 
@@ -223,6 +224,36 @@ class TestWhoLeaves:
                 tasks[1].cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 assert [watch.attempts for watch in watches] == [["a"], [], ["flight"]]
+
+        run(test)
+
+    @pytest.mark.parametrize("late", [False, True], ids=["before it wins", "after it has won"])
+    def test_the_next_one_learns_which_of_two_attempts_answers(self, late: bool) -> None:
+        async def make(flight: Flight) -> None:
+            flight.relay.sent("a")
+            rival = flight.relay.beside()
+            rival.sent("b")
+            await asyncio.sleep(1.0)
+            rival.won()
+            await asyncio.sleep(1.0)
+            await flight.write([completion("b")])
+
+        async def test() -> None:
+            flights = Flights()
+
+            async def asked(watch: Tally) -> list[Any]:
+                async with flights.join(b"key", watch, make) as batches:
+                    return [each async for batch in batches for each in batch]
+
+            watches = Tally(), Tally()
+            first, second = (asyncio.create_task(asked(watch)) for watch in watches)
+            await asyncio.sleep(1.5 if late else 0.5)
+            first.cancel()
+            assert text((await second)[0]) == "b"
+            assert watches[0].attempts == ["a"]
+            assert watches[0].rival is not None
+            assert (watches[0].rival.attempts, watches[0].rival.end) == (["b"], "won")
+            assert watches[1].attempts == (["b"] if late else ["a", "b"])
 
         run(test)
 
