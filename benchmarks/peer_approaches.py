@@ -40,6 +40,7 @@ UPSTREAMS: Mapping[str, Behaviour] = {
     "n honoured": replace(SOLVER, latency=LATENCY),
     "n refused": replace(SOLVER, latency=LATENCY, n="refused"),
     "lognormal latency": replace(SOLVER, latency=LATENCY, sigma=0.6),
+    "lognormal, n refused": replace(SOLVER, latency=LATENCY, sigma=0.6, n="refused"),
 }
 _ASKERS = 8
 
