@@ -267,7 +267,13 @@ class RealSystem:
             return
         if place.parent != place:
             self._make_folder(place.parent, 0o755)
-        place.mkdir()
+        try:
+            place.mkdir()
+        except FileExistsError:
+            # Before the lock is held, another command may make it at the same time.
+            if place.is_dir():
+                return
+            raise
         # Apart from mkdir: the umask must not hide the settings from the service.
         place.chmod(mode)
         self._sync(place.parent)

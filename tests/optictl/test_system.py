@@ -269,6 +269,28 @@ def test_who_holds_a_lock_may_take_it_again(root: Path) -> None:
         pass
 
 
+def test_a_folder_may_be_made_by_another_command_meanwhile(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Path.mkdir
+
+    def after_another(path: Path) -> None:
+        make(path)
+        make(path)
+
+    monkeypatch.setattr(Path, "mkdir", after_another)
+    system = RealSystem(root)
+    system.make_folder(Path("/var/lib/x/y"))
+    assert system.is_folder(Path("/var/lib/x/y"))
+
+
+def test_a_file_where_a_folder_should_be_is_told(root: Path) -> None:
+    system = RealSystem(root)
+    system.write(Path("/etc/file"), b"", 0o600)
+    with pytest.raises(CannotWrite, match="cannot make the folder /etc/file: File exists"):
+        system.make_folder(Path("/etc/file"))
+
+
 # The same from both.
 
 
