@@ -8,17 +8,16 @@ every worker that ever was.) Every number is written in one store, as on the `pr
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from operator import add
 
 import orjson
 
 from proxy.board import ROWS
+from proxy.record_lock import record_lock
 
 #: A metric and its labels' values.
 Key = tuple[str, ...]
@@ -54,14 +53,14 @@ class Counters:
         """The cells of the worker that has this row of the board; no. 0 is counted nowhere."""
         if number == 0:
             return memoryview(bytearray(_CELL * _COLUMNS)).cast("d")
-        with self._locked():
+        with record_lock(self._file):
             self._words[_LAST_ROW] = max(self._words[_LAST_ROW], number)
         return self._row(number)
 
     def column(self, key: Key) -> int | None:
         """Where ``key`` is counted, from now on and for good; None where there is no room left."""
         if key not in self._columns:
-            with self._locked():
+            with record_lock(self._file):
                 self._catch_up()
                 if key not in self._columns:
                     self._append(key)
@@ -71,7 +70,7 @@ class Counters:
         """Whether ``value`` is one of the first ``most`` values of a kind, of all workers ever."""
         key = ("", kind, value)
         if key not in self._columns and self._admitted[kind] < most:
-            with self._locked():
+            with record_lock(self._file):
                 self._catch_up()
                 if key not in self._columns and self._admitted[kind] < most:
                     self._append(key)
@@ -80,7 +79,7 @@ class Counters:
     def columns(self) -> Mapping[Key, int]:
         """Every number that there is, and where it stands."""
         if self._words[_END] != self._read:
-            with self._locked():
+            with record_lock(self._file):
                 self._catch_up()
         return {key: column for key, column in self._columns.items() if key[0]}
 
@@ -121,12 +120,3 @@ class Counters:
             if not key[0]:
                 self._admitted[key[1]] += 1
         self._read = end
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # A record lock goes with the process that holds it.
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)

@@ -7,14 +7,14 @@ counted after, so that a writer that is killed in between leaves no half of one 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import threading
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+
+from proxy.record_lock import record_lock
 
 #: How many records are kept, and of how many bytes together.
 RECORDS = 1_000
@@ -46,7 +46,7 @@ class Ring:
         Waits for other processes, never for long.
         """
         fitting = [(name, content) for name, content in records if len(content) <= self._size]
-        with self._locked():
+        with self._lock, record_lock(self._file):
             count, start = self._head()
             taken = start + sum(len(content) for _, content in fitting)
             os.pwrite(self._file, _HEAD.pack(count, taken), 0)
@@ -62,7 +62,7 @@ class Ring:
 
         What is overwritten while it is read is left out.
         """
-        with self._locked():
+        with self._lock, record_lock(self._file):
             count, _ = self._head()
             oldest = max(0, count - self._records)
             entries = [
@@ -74,19 +74,10 @@ class Ring:
             if wanted is not None and digest != wanted:
                 continue
             content = self._read(start, length)
-            with self._locked():
+            with self._lock, record_lock(self._file):
                 _, given = self._head()
             if start >= given - self._size:
                 yield number, content
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._lock:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _head(self) -> tuple[int, int]:
         count, given = _HEAD.unpack(os.pread(self._file, _HEAD.size, 0))

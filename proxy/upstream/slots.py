@@ -6,14 +6,13 @@ under one file lock (1 µs). A worker that dies leaves its row behind, which the
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 from proxy.errors import ConfigError
+from proxy.record_lock import record_lock
 
 #: How many there are of a kind and may be at most: a column and its limit.
 Wanted = tuple[int, int]
@@ -59,14 +58,14 @@ class Slots:
 
     def claim(self) -> None:
         """Take a row for this process, once it is forked."""
-        with self._locked():
+        with record_lock(self._file):
             free = next(row for row in range(_FIRST, _ROWS + _FIRST) if not self._at(row, _PID))
             self._put(free, _PID, os.getpid())
         self._row = free
 
     def release(self, pid: int) -> None:
         """Give back all that process ``pid`` held; for the master, once it has ended."""
-        with self._locked():
+        with record_lock(self._file):
             for row in range(_FIRST, _ROWS + _FIRST):
                 if self._at(row, _PID) == pid:
                     self._cells[row * _COLUMNS : (row + 1) * _COLUMNS] = _EMPTY
@@ -77,7 +76,7 @@ class Slots:
 
     def take(self, wanted: Sequence[Wanted]) -> bool:
         """One of each or none of them; whether there was room."""
-        with self._locked():
+        with record_lock(self._file):
             if any(self._cells[column] >= limit for column, limit in wanted):
                 return False
             for column, _ in wanted:
@@ -86,13 +85,13 @@ class Slots:
 
     def give(self, wanted: Sequence[Wanted]) -> None:
         """Give back what `take` took."""
-        with self._locked():
+        with record_lock(self._file):
             for column, _ in wanted:
                 self._add(column, -1)
 
     def wait(self, more: int) -> None:
         """So many more (or fewer) calls of this process wait."""
-        with self._locked():
+        with record_lock(self._file):
             self._add(_WAITING, more)
 
     @property
@@ -106,20 +105,11 @@ class Slots:
 
     def count(self, column: int) -> int:
         """How often this was asked before, by all processes."""
-        with self._locked():
+        with record_lock(self._file):
             cell = _COUNTED * _COLUMNS + column
             before = self._cells[cell]
             self._cells[cell] = before + 1
         return before
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # A record lock belongs to a process and goes with it; flock's would be shared by a fork.
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _add(self, column: int, more: int) -> None:
         if self._row is None:

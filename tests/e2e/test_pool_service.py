@@ -81,7 +81,8 @@ class TestLimits:
             config = write_config(
                 tmp_path / "limits.yaml",
                 {"a": provider(a, max_concurrent=20), "b": provider(b, max_concurrent=20)},
-                queue={"max_concurrent": 4},
+                # 24 requests of up to three calls at once: more than may wait by default.
+                queue={"max_concurrent": 4, "size": 100},
                 **PATIENT,
             )
             with serving(tmp_path, "--proxy-config", str(config), "--workers", "2") as service:

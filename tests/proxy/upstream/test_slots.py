@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import ConfigError
+from proxy.record_lock import record_lock
 from proxy.upstream.slots import Slots
 
 #: The runner of the tests has a thread of its own; the children do without.
@@ -217,7 +218,7 @@ class TestProcesses:
 
         def work() -> None:
             slots.claim()
-            with slots._locked():
+            with record_lock(slots._file):
                 there.say()
                 signal.pause()
 
@@ -254,7 +255,7 @@ class TestProcesses:
             tried.say()
             slots.count(column)
 
-        with slots._locked():
+        with record_lock(slots._file):
             pid = forked(work)
             go.say()
             tried.hear()
