@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from proxy.chat import Reply
+from proxy.classes import Classes
 from proxy.errors import BudgetExhausted
 from proxy.llm import LLM, Fan, UpstreamError
+from proxy.voting import decided
 
 
 async def _never(_: Reply) -> bool:
@@ -51,6 +53,35 @@ async def draw(
         except (UpstreamError, BudgetExhausted):
             pass
     return complete or cut
+
+
+async def draw_population(
+    llm: LLM,
+    first: Fan[Reply],
+    again: Callable[[int], Fan[Reply]],
+    *,
+    size: int,
+    agreement: float,
+    keep: bool = True,
+) -> tuple[list[Reply], Classes]:
+    """As `draw`, with the answers that the replies come to; the best of all is kept in the end.
+
+    Does not wait for those of ``size`` that are left once so large a share as ``agreement`` agrees
+    and they can elect no other.
+    """
+    classes = Classes(llm)
+
+    async def enough(reply: Reply) -> bool:
+        await classes.add(reply)
+        to_come = (size - classes.ballots) * llm.heaviest
+        return classes.top_two[0] >= agreement * size and decided(classes.votes, to_come)
+
+    population = await draw(llm, first, again, keep=keep, enough=enough)
+    if not classes.ballots:
+        for cut_short in population:
+            await classes.add(cut_short)
+    llm.keep(classes.best)
+    return population, classes
 
 
 def by_lot(replies: Sequence[Reply], count: int, seed: str) -> list[Reply]:

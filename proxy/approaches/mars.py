@@ -29,7 +29,7 @@ from typing import Annotated, Any
 from proxy.answers import verdict
 from proxy.chat import Chat, Reply
 from proxy.classes import Classes
-from proxy.drawing import by_lot, draw
+from proxy.drawing import by_lot, draw_population
 from proxy.llm import LLM, Fan, Range, Shape, UpstreamError, approach
 
 
@@ -71,23 +71,20 @@ async def mars(
 ) -> Reply:
     """Aggregate a population of solutions, verify its answers, and improve those refuted."""
     work = _Work(chat, llm, samples, subset, passes)
-    population = await draw(
-        llm,
+    assembled = partial(draw_population, llm, size=samples, agreement=agreement)
+    population, classes = await assembled(
         llm.sample(chat.messages, samples),
         lambda lost: llm.sample(chat.messages, lost, start=samples),
     )
-    classes = await _classed(llm, population)
     for loop in range(1, loops + 1):
         if _agrees(classes, agreement) or not llm.time_for(1):
             break
         make = partial(work.aggregated, population, loop)
-        population = await draw(
-            llm,
+        population, classes = await assembled(
             llm.fan(make(place) for place in range(samples)),
             partial(work.refilled, make),
             keep=False,
         )
-        classes = await _classed(llm, population)
         llm.note(f"population aggregated {loop} of {loops} times")
     if _agrees(classes, agreement):
         return classes.elect()
@@ -189,14 +186,6 @@ class _Work:
         except UpstreamError:
             pass
         return _Trial(solution, accepted=accepted)
-
-
-async def _classed(llm: LLM, population: Sequence[Reply]) -> Classes:
-    classes = Classes(llm)
-    for reply in population:
-        await classes.add(reply)
-    llm.keep(classes.best)
-    return classes
 
 
 def _first_is_accepted(known: Mapping[int, _Trial], count: int) -> bool:

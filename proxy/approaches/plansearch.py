@@ -12,7 +12,8 @@ Wang et al.: Planning In Natural Language Improves LLM Search For Code Generatio
      Of those that pass some, those that pass most go on.
    - The vote, where answers can be compared (`proxy.classes`) and one leads.
    - Execution consensus: most programs print the same on inputs that a model thinks up.
-   - Generative selection (`proxy.selection`).
+   - Generative selection (`proxy.selection`), which begins beside execution consensus and not
+     behind it: a round less where no output leads, for judges who are stopped where one does.
 
 Only programs in Python are run, and none where ``execute`` is off, or where a tag in the prompt or
 the router has chosen this approach: then vote and selection are left.
@@ -51,7 +52,7 @@ def _shape(o: Any) -> Shape:
         return Shape(calls=3, rounds=3)
     # At least one plan is carried out; at most all are, and the inputs settle nothing.
     most = 1 + 2 * plans + o.execute + o.selections
-    return Shape(calls=(2 + plans, most), rounds=(3, 4 + o.execute))
+    return Shape(calls=(2 + plans, most), rounds=(3, 4))
 
 
 @approach(
@@ -166,12 +167,12 @@ class _Contest:
                 return best
         elif self.classes.unanimous or self._voted(0) or not in_time:
             return self.classes.elect()
-        agreed = await self._agreed(chat, answers)
-        if agreed is not None:
-            return agreed
         # What is left where no judge votes is the first.
         others = [answer for answer in answers if answer is not best]
-        return await select(chat, self.llm, [best, *others], ballots=selections)
+        judging = select(chat, self.llm, [best, *others], ballots=selections)
+        async with self.llm.fan([judging]) as judged:
+            agreed = await self._agreed(chat, answers)
+            return await anext(judged) if agreed is None else agreed
 
     @property
     def stated(self) -> int:

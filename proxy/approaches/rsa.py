@@ -20,8 +20,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from proxy.chat import Chat, Reply
-from proxy.classes import Classes
-from proxy.drawing import by_lot, draw
+from proxy.drawing import by_lot, draw_population
 from proxy.llm import LLM, Fan, Range, Shape, approach
 
 
@@ -50,25 +49,22 @@ async def rsa(
         # Its seed is nobody else's: a step has at most `samples` places, and as many refilled.
         return await llm.answer(messages, nth=2 * samples * step + place)
 
-    population = await draw(
-        llm,
+    assembled = partial(draw_population, llm, size=samples, agreement=agreement)
+    population, classes = await assembled(
         llm.sample(chat.messages, samples),
         lambda lost: llm.sample(chat.messages, lost, start=samples),
     )
-    classes = await _classed(llm, population)
     for step in range(1, steps):
         agreeing, _ = classes.top_two
         if agreeing >= agreement * classes.ballots or not llm.time_for(1):
             break
         llm.note(f"{agreeing} of {classes.ballots} agree, population {step + 1} of {steps}")
         make = partial(made_anew, population, step)
-        population = await draw(
-            llm,
+        population, classes = await assembled(
             llm.fan(make(place) for place in range(samples)),
             partial(_refilled, llm, make, samples),
             keep=False,
         )
-        classes = await _classed(llm, population)
     return classes.elect()
 
 
@@ -76,14 +72,6 @@ def _refilled(
     llm: LLM, make: Callable[[int], Coroutine[Any, Any, Reply]], samples: int, lost: int
 ) -> Fan[Reply]:
     return llm.fan(make(samples + place) for place in range(lost))
-
-
-async def _classed(llm: LLM, population: Sequence[Reply]) -> Classes:
-    classes = Classes(llm)
-    for reply in population:
-        await classes.add(reply)
-    llm.keep(classes.best)
-    return classes
 
 
 def _quoted(replies: Sequence[Reply]) -> str:

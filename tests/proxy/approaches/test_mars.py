@@ -107,6 +107,33 @@ class TestCosts:
         assert model.play(agreement=1.0).text == answer
         assert len(model.upstream.calls) in (6, 30)
 
+    @pytest.mark.parametrize("stage", ["sample", "aggregate"])
+    def test_those_that_cannot_change_an_agreement_are_not_waited_for(self, stage: str) -> None:
+        def respond(name: str, number: int, _: port.Call) -> Any:
+            if name == stage:
+                return asyncio.sleep(60, "late") if number > 5 else "So \\boxed{7}."
+            return None
+
+        model = Model(respond)
+        driver = model.play()
+        assert driver.text == "So \\boxed{7}."
+        assert model.upstream.cancelled == 1
+        (decision,) = driver.run.ledger.decisions
+        assert decision.why == "5 of 5 agree"
+
+    def test_those_that_can_are(self) -> None:
+        """Four of six are not the four fifths that end it."""
+
+        def respond(name: str, number: int, _: port.Call) -> Any:
+            if name == "sample":
+                return "So \\boxed{7}." if number < 5 else asyncio.sleep(0.05, "So \\boxed{8}.")
+            return None
+
+        model = Model(respond)
+        model.play()
+        assert model.calls("aggregate")
+        assert model.upstream.cancelled == 0
+
 
 class TestAggregation:
     def test_each_place_is_made_of_different_solutions_whole(self) -> None:

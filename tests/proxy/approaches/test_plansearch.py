@@ -106,6 +106,11 @@ class Sandbox:
         return Ran("\n".join(lines))
 
 
+async def never() -> str:
+    await asyncio.Event().wait()
+    return ""
+
+
 def searched(
     observed: Any = OBSERVATIONS,
     plan: Callable[[tuple[str, ...]], Any] = lambda given: f"Plan of {' & '.join(given)}.",
@@ -129,7 +134,7 @@ def searched(
                 return answer(prompt(call))
             case "think up":
                 return inputs
-        return select
+        return select() if callable(select) else select
 
     async def run() -> Driver:
         messages = [{"role": "user", "content": problem}]
@@ -464,13 +469,22 @@ class TestConsensus:
 
     def test_of_programs_that_print_the_same(self) -> None:
         sandbox = Sandbox(self.prints)
-        driver = searched(answer=written, inputs=self.INPUTS, sandbox=sandbox)
+        driver = searched(answer=written, inputs=self.INPUTS, sandbox=sandbox, select=never)
         assert "# small\n" in driver.text or "# prime" in driver.text
-        assert not asked(driver, "select")
-        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (16, 4)
+        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (19, 4)
+        assert driver.upstream.cancelled == len(asked(driver, "select")) == 3
         (decision,) = driver.run.ledger.decisions
         assert decision.kind == "vote"
         assert decision.why == "3 of 7 programs print the same"
+
+    def test_outranks_judges_that_were_faster(self) -> None:
+        driver = searched(
+            answer=written,
+            inputs=asyncio.sleep(0.05, self.INPUTS),
+            sandbox=Sandbox(self.prints),
+        )
+        assert "# small\n" in driver.text or "# prime" in driver.text
+        assert [decision.kind for decision in driver.run.ledger.decisions] == ["selection", "vote"]
 
     @pytest.mark.parametrize(
         ("inputs", "prints"),
@@ -492,7 +506,7 @@ class TestConsensus:
         driver = searched(answer=written, inputs=inputs, sandbox=Sandbox(said))
         shape = discover()["plansearch"].shape({"observations": 3})
         assert len(asked(driver, "think up")) == 1
-        assert driver.run.ledger.rounds == shape.most_rounds == 5
+        assert driver.run.ledger.rounds == shape.most_rounds == 4
         assert len(driver.upstream.calls) == shape.most_calls == 19
 
     def test_where_nobody_thinks_up_inputs_judges_decide(self) -> None:
@@ -503,9 +517,10 @@ class TestConsensus:
         def prints(program: str, given: str) -> Any:
             return asyncio.Event() if "nothing" in program else "7"
 
-        driver = searched(answer=written, inputs=self.INPUTS, sandbox=Sandbox(prints))
+        sandbox = Sandbox(prints)
+        driver = searched(answer=written, inputs=self.INPUTS, sandbox=sandbox, select=never)
         assert "```python" in driver.text
-        assert not asked(driver, "select")
+        assert driver.upstream.cancelled == 3
 
     def test_is_not_asked_where_all_have_written_the_same(self) -> None:
         sandbox = Sandbox(lambda *_: "7")

@@ -61,6 +61,21 @@ def aggregated(
     return asyncio.run(run())
 
 
+class TestAgreement:
+    def test_ends_it_without_those_that_cannot_change_it(self) -> None:
+        said = [*["So \\boxed{7}."] * 5, asyncio.Event().wait()]
+        driver = aggregated(said)
+        assert driver.text == "So \\boxed{7}."
+        assert (len(driver.upstream.calls), driver.upstream.cancelled) == (6, 1)
+
+    def test_does_not_elect_whom_others_may_still_outvote(self) -> None:
+        """A low bar is no reason to take the first answer."""
+        late = (asyncio.sleep(0.05, f"So \\boxed{{{answer}}}.") for answer in (8, 8, 8, 8))
+        driver = aggregated(["So \\boxed{7}.", "So \\boxed{7}.", *late], agreement=0.3)
+        assert driver.text == "So \\boxed{8}."
+        assert len(driver.upstream.calls) == 6
+
+
 class TestPopulations:
     def test_each_answer_is_made_of_k_different_ones_of_the_last(
         self, proxy: InProcess, sim: SimulatorThread
