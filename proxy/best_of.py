@@ -14,6 +14,7 @@ from typing import Any
 from proxy.chat import Reply
 from proxy.classes import Classes
 from proxy.llm import LLM
+from proxy.voting import decided
 
 Answers = Sequence[Coroutine[Any, Any, Reply]]
 
@@ -81,10 +82,13 @@ async def winner_of_pairs(
 
 
 async def most_frequent(llm: LLM, answers: Answers) -> Reply:
-    """The shortest answer of the largest class of equal ones."""
+    """The shortest answer of the largest class of equal ones, once no other can become that."""
     classes = Classes(llm)
     async with llm.fan(answers) as landed:
         async for reply in landed:
             await classes.add(reply)
             llm.keep(classes.best)
+            to_come = len(answers) - classes.ballots - len(landed.failed)
+            if decided(classes.votes, to_come * llm.heaviest):
+                break
     return classes.elect()

@@ -39,7 +39,10 @@ def _shape(o: Any) -> Shape:
     n, rating = o.bestofn_n, _rated(o)
     each = o.use_plan_diversity + 2 * min(o.planning_n, o.planning_m) + 2
     ratings = rating * (n * (n - 1) if o.bestofn_rating_type == "pairwise" else n)
-    return Shape(calls=n * each + ratings, rounds=o.use_plan_diversity + 4 + rating)
+    # A majority waits for no answer that cannot change it.
+    needed = n if rating else n // 2 + 1
+    calls = (needed * each + ratings, n * each + ratings)
+    return Shape(calls=calls, rounds=o.use_plan_diversity + 4 + rating)
 
 
 def _rated(o: Any) -> bool:

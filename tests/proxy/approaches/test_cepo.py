@@ -317,6 +317,17 @@ class TestRating:
         assert driver.text == "So \\boxed{42}."
         assert len(model.upstream.calls) == 24
 
+    def test_a_majority_waits_for_no_answer_that_cannot_change_it(self) -> None:
+        def respond(name: str, number: int, call: port.Call) -> Any:
+            if name != "answer":
+                return None
+            return "So \\boxed{42}." if number < 3 else asyncio.sleep(60, "So \\boxed{7}.")
+
+        model = Model(respond)
+        driver = model.play(bestofn_rating_type="majority")
+        assert driver.text == "So \\boxed{42}."
+        assert model.upstream.cancelled == 1
+
     def test_by_another_model(self) -> None:
         model = Model()
         model.play(rating_model="other")
