@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from math import sqrt
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import proxy.app
@@ -34,10 +35,14 @@ from proxy.telemetry.record import Record, Telemetry, Trace
 from proxy.wire.request import parse_chat
 
 _ROUNDS = 7
-#: Many short turns: from one second to the next the machine's own speed changes by more than what
-#: is looked for. A service and its twin say by how much two that are alike differ.
-_TURNS = 40
+#: How often all of them are started, and measured in turns. The machine's speed changes from one
+#: second to the next by more than what is looked for, and so does a service's from one start to
+#: the next: a service and its twin say by how much two that are alike differ.
+_STARTS = 6
+_TURNS = 8
 _SIDES = ("none", "default", "twin", "everything")
+#: Seconds until all that waits to be written is.
+_WRITTEN = 0.5
 _CONNECTIONS = 4
 _RECORDS = 20_000
 
@@ -52,45 +57,61 @@ class _Service(Proxy):
 
 
 def telemetry(seconds: float) -> Iterator[Figure]:
-    """CPU of a plain request, in turns, so that all see the same machine."""
-    costs: dict[str, list[float]] = {side: [] for side in _SIDES}
-    with ExitStack() as running:
-        upstream = running.enter_context(Upstream())
-        folder = running.enter_context(tempfile.TemporaryDirectory())
-        services = {
-            "none": running.enter_context(_Service(upstream.url, told=False)),
-            "default": running.enter_context(_Service(upstream.url)),
-            "twin": running.enter_context(_Service(upstream.url)),
-            "everything": running.enter_context(_Service(upstream.url, *_everything(Path(folder)))),
-        }
-        for turn in range(_TURNS):
-            # Who comes first is no advantage to anybody.
-            first = turn % len(_SIDES)
-            for side in (*_SIDES[first:], *_SIDES[:first]):
-                service = services[side]
-                spent = cpu_seconds(service.pids)
-                done = measure(Load(f"{service.url}/v1", _CONNECTIONS, seconds / 6))
-                costs[side].append((cpu_seconds(service.pids) - spent) / done.total)
-    bare, usual = median(costs["none"]), [*costs["default"], *costs["twin"]]
+    """CPU of a plain request, what is written for it later included."""
+    starts = [_started(seconds / 6) for _ in range(_STARTS)]
+    none, default, twin, everything = ([each[side] for each in starts] for side in _SIDES)
+    usual = [mean(pair) for pair in zip(default, twin, strict=True)]
     for what, more, less, said, promise in (
-        ("default", usual, 2 * costs["none"], "without any", ""),
-        ("everything", 2 * costs["everything"], usual, "with nothing turned on", "≤ 5 %"),
-        ("a twin", costs["twin"], costs["default"], "of one like it", ""),
+        ("default", usual, none, "without any", ""),
+        ("everything", everything, usual, "with nothing turned on", "≤ 5 %"),
+        ("a twin", twin, default, "of one like it", ""),
     ):
-        share = median(each / other - 1 for each, other in zip(more, less, strict=True))
+        shares = [each / other - 1 for each, other in zip(more, less, strict=True)]
+        share, error = mean(shares), stdev(shares) / sqrt(_STARTS)
         yield Figure(
             f"telemetry, {what}: CPU of a request",
-            f"{share:+.1%} over {ms(median(less))} {said}",
+            f"{share:+.1%} ± {error:.1%} over {ms(median(less))} {said}",
             promise,
-            {"more_share": share, "cpu_ms": 1000 * median(more)},
+            {"more_share": share, "standard_error": error, "cpu_ms": 1000 * median(more)},
         )
-    cost = _counting()
+    cost, bare = _counting(), median(none)
     yield Figure(
         "metrics: CPU of a request",
         f"{1e6 * cost:.1f} µs, {cost / bare:.1%} of one",
         "≤ 2 %",
         {"metrics_us": 1e6 * cost, "share": cost / bare},
     )
+
+
+def _started(seconds: float) -> dict[str, float]:
+    """CPU seconds of a request by side, all sides in turns, so that they see the same machine."""
+    with ExitStack() as running:
+        upstream = running.enter_context(Upstream())
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        services = {
+            "none": _Service(upstream.url, told=False),
+            "default": _Service(upstream.url),
+            "twin": _Service(upstream.url),
+            "everything": _Service(upstream.url, *_everything(folder)),
+        }
+        spent: dict[str, float] = {}
+        for side, service in services.items():
+            running.enter_context(service)
+            measure(Load(f"{service.url}/v1", _CONNECTIONS, seconds))
+            time.sleep(_WRITTEN)
+            spent[side] = -cpu_seconds(service.pids)
+        done = dict.fromkeys(services, 0)
+        for turn in range(_TURNS):
+            # Who comes first is no advantage to anybody.
+            first = turn % len(_SIDES)
+            for side in (*_SIDES[first:], *_SIDES[:first]):
+                url = f"{services[side].url}/v1"
+                done[side] += measure(Load(url, _CONNECTIONS, seconds)).total
+        time.sleep(_WRITTEN)
+        return {
+            side: (spent[side] + cpu_seconds(service.pids)) / done[side]
+            for side, service in services.items()
+        }
 
 
 def _everything(folder: Path) -> list[str]:

@@ -10,7 +10,6 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -22,6 +21,7 @@ from proxy.telemetry.folder import DailyFiles
 from proxy.telemetry.operation import operation_of
 from proxy.telemetry.record import Record
 from proxy.telemetry.redact import Cleaner, Verbatim, is_clean
+from proxy.telemetry.times import utc
 from proxy.wire.assemble import completion
 
 _log = logging.getLogger("optillm.conversations")
@@ -164,12 +164,12 @@ def entry_of(record: Record, cleaner: Cleaner | Verbatim) -> dict[str, Any]:
     answer = _final(record)
     final = None if answer is None else cleaner.clean(answer)
     if final is not None:
-        final["timestamp"] = _time(record.began + record.seconds)
+        final["timestamp"] = utc(record.began + record.seconds, 6)
     asked = cleaner.clean(_asked(record))
     made = [call for call in list(record.ledger.calls) if call.request is not None]
     calls = [_call(number, call, record, cleaner) for number, call in enumerate(made, start=1)]
     return {
-        "timestamp": _time(record.began),
+        "timestamp": utc(record.began, 6),
         "request_id": record.id,
         "approach": "none" if plan is None else _approach(plan),
         "model": model,
@@ -209,7 +209,7 @@ def _call(
     """A call to a provider; ``response`` is what has come of it, None where nothing has."""
     return {
         "call_number": number,
-        "timestamp": _time(record.began + (call.start if call.end is None else call.end)),
+        "timestamp": utc(record.began + (call.start if call.end is None else call.end), 6),
         "request": cleaner.clean(call.request),
         "response": None if call.answer is None else cleaner.clean(call.answer()),
         "provider": call.provider,
@@ -233,7 +233,3 @@ def _weight(record: Record) -> int:
     tokens = sum(call.completion_tokens for call in list(record.ledger.calls))
     said = _CALL_BYTES * len(record.ledger.calls) + _TOKEN_BYTES * tokens
     return record.request_size + len(record.body or b"") + said
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()

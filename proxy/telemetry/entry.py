@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -14,6 +13,7 @@ from proxy.chat import Message, text_of
 from proxy.run.ledger import CallRecord, Decision, Ledger
 from proxy.run.plan import Plan
 from proxy.telemetry.record import Record
+from proxy.telemetry.times import utc
 
 #: Bytes of one entry, and characters of its prompt, its answer, and each candidate.
 _LARGEST = 512 * 1024
@@ -36,7 +36,7 @@ def request_of(record: Record) -> dict[str, Any]:
     return {
         "id": record.id,
         "path": record.path,
-        "began": datetime.fromtimestamp(record.began, UTC).isoformat(timespec="milliseconds"),
+        "began": utc(record.began, 3),
         "seconds": round(record.seconds, 4),
         "status": record.status,
         "code": _short(record.code) or None,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import re
 from typing import Any, Literal
 
-from proxy.telemetry.redact import without_keys
+import orjson
+
+from proxy.telemetry.redact import may_hold_keys, without_keys
+from proxy.telemetry.times import local
 
 Format = Literal["logfmt", "json"]
 
-#: No key is shorter, and most values are.
-_SHORT = 8
+#: What no bare logfmt value has in it.
+_DELIMITER = re.compile('[ "=]')
 
 
 class Fields(dict[str, Any]):
@@ -29,17 +32,9 @@ def formatter(form: Format) -> logging.Formatter:
 class _Text(logging.Formatter):
     """``TIME LEVEL LOGGER MESSAGE``, and a traceback set in below it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._second = -1
-        self._stamp = ""
-
     def format(self, record: logging.LogRecord) -> str:
-        if int(record.created) != self._second:
-            self._second = int(record.created)
-            self._stamp = _stamp(record.created)
         message = _printable(without_keys(record.getMessage()))
-        lines = [f"{self._stamp} {record.levelname} {record.name} {message}"]
+        lines = [f"{local(record.created)} {record.levelname} {record.name} {message}"]
         # Set in, none of its lines can pass for one of the log's.
         lines += (f"    {_printable(line)}" for line in _traceback(self, record).splitlines())
         return "\n".join(lines)
@@ -50,18 +45,21 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": _stamp(record.created),
+            "time": local(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
         }
         if isinstance(record.msg, Fields):
-            line |= {name: _without_keys(value) for name, value in record.msg.items()}
+            line |= record.msg
         else:
-            line["msg"] = without_keys(record.getMessage())
+            line["msg"] = record.getMessage()
         traceback = _traceback(self, record)
         if traceback:
             line["exception"] = traceback
-        return json.dumps(line, default=str)
+        text = _dumped(line)
+        if may_hold_keys(text):
+            text = _dumped({name: _without_keys(value) for name, value in line.items()})
+        return text
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
@@ -70,12 +68,19 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return without_keys(formatter.formatException(record.exc_info))
 
 
-def _stamp(created: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(created))
-
-
 def _without_keys(value: Any) -> Any:
-    return without_keys(value) if isinstance(value, str) and len(value) >= _SHORT else value
+    return without_keys(value) if isinstance(value, str) else value
+
+
+def _dumped(line: dict[str, Any]) -> str:
+    """Nothing but printable ASCII."""
+    try:
+        text = orjson.dumps(line, default=str).decode()
+    except TypeError:  # half a surrogate pair, or an integer beyond 64 bits
+        text = ""
+    if text and text.isascii() and text.isprintable():
+        return text
+    return json.dumps(line, default=str, separators=(",", ":"))
 
 
 def _printable(text: str) -> str:
@@ -92,6 +97,6 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     text = str(value)
-    if text and text.isprintable() and not set(text) & set(' "='):
+    if text and text.isprintable() and not _DELIMITER.search(text):
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())

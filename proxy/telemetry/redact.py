@@ -76,8 +76,15 @@ _SHORTEST = 10
 _ITEM = 8
 
 
+def may_hold_keys(text: str) -> bool:
+    """Whether `without_keys` has to look through ``text``; it or JSON that quotes it."""
+    return _has_stem(text.encode(errors="surrogatepass"))
+
+
 def without_keys(text: str) -> str:
     """``text`` with ``***`` in the place of whatever looks like a key."""
+    if not may_hold_keys(text):
+        return text
     for beginning, pattern in _KEYS:
         if beginning in text:
             text = pattern.sub(_hidden, text)
@@ -111,7 +118,11 @@ def is_clean(line: bytes, secrets: Sequence[Secret] = ()) -> bool:
     """
     if len(line) > _LONGEST or any(each.reveal().encode() in line for each in secrets):
         return False
-    return not _STEMS.find_matches_as_indexes(line.lower())
+    return not _has_stem(line)
+
+
+def _has_stem(text: bytes) -> bool:
+    return bool(_STEMS.find_matches_as_indexes(text.lower()))
 
 
 class Cleaner:

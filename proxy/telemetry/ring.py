@@ -1,7 +1,7 @@
 """The last records of the whole service, in memory that its workers share.
 
 A file without a name (memfd), made before the fork: whoever writes, everybody reads, and what a
-worker wrote is still there when it has died. Room is taken before it is written to and a record is
+worker wrote is still there when it has died. Room is taken before it is written to and records are
 counted after, so that a writer that is killed in between leaves no half of one behind.
 """
 
@@ -20,6 +20,8 @@ from proxy.record_lock import record_lock
 RECORDS = 1_000
 SIZE = 32 * 2**20
 
+#: Records that are written together, at most.
+_TOGETHER = 64
 #: Records counted, and bytes given out, since the start.
 _HEAD = struct.Struct("<QQ")
 #: Where a record begins (in bytes given out), its length, and a digest of its name.
@@ -32,8 +34,9 @@ class Ring:
     def __init__(self, records: int = RECORDS, size: int = SIZE) -> None:
         self._records = records
         self._size = size
-        # One entry more than is kept: that of the next record, which may be half written.
-        self._begin = _HEAD.size + _ENTRY.size * (records + 1)
+        # More entries than are kept: those of the next records, which may be half written.
+        self._places = records + _TOGETHER
+        self._begin = _HEAD.size + _ENTRY.size * self._places
         self._file = os.memfd_create("optillm-traces")
         os.pwrite(self._file, _HEAD.pack(0, 0), 0)
         weakref.finalize(self, os.close, self._file)
@@ -45,17 +48,34 @@ class Ring:
 
         Waits for other processes, never for long.
         """
-        fitting = [(name, content) for name, content in records if len(content) <= self._size]
+        together: list[tuple[str, bytes]] = []
+        length = 0
+        for name, content in records:
+            if len(content) > self._size:
+                continue
+            if len(together) == _TOGETHER or length + len(content) > self._size:
+                self._add(together)
+                together, length = [], 0
+            together.append((name, content))
+            length += len(content)
+        self._add(together)
+
+    def _add(self, together: Sequence[tuple[str, bytes]]) -> None:
+        contents = b"".join(content for _, content in together)
         with self._lock, record_lock(self._file):
             count, start = self._head()
-            taken = start + sum(len(content) for _, content in fitting)
+            taken = start + len(contents)
             os.pwrite(self._file, _HEAD.pack(count, taken), 0)
-            for number, (name, content) in enumerate(fitting, start=count):
-                self._write(start, content)
-                entry = _ENTRY.pack(start, len(content), _digest(name))
-                os.pwrite(self._file, entry, self._place(number))
-                os.pwrite(self._file, _HEAD.pack(number + 1, taken), 0)
+            self._write(start, contents)
+            entries = []
+            for name, content in together:
+                entries.append(_ENTRY.pack(start, len(content), _digest(name)))
                 start += len(content)
+            behind = self._places - count % self._places
+            os.pwrite(self._file, b"".join(entries[:behind]), self._place(count))
+            if entries[behind:]:
+                os.pwrite(self._file, b"".join(entries[behind:]), self._place(count + behind))
+            os.pwrite(self._file, _HEAD.pack(count + len(together), taken), 0)
 
     def newest(self, name: str | None = None) -> Iterator[tuple[int, bytes]]:
         """Records and their numbers, the newest first; with ``name`` those that may have it.
@@ -84,7 +104,7 @@ class Ring:
         return count, given
 
     def _place(self, number: int) -> int:
-        return _HEAD.size + _ENTRY.size * (number % (self._records + 1))
+        return _HEAD.size + _ENTRY.size * (number % self._places)
 
     def _write(self, start: int, content: bytes) -> None:
         at = start % self._size

@@ -25,7 +25,7 @@ _LONGEST_HANDLE = 128
 _SMALL = 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Used:
     """What requests of one handle have used on one day (UTC)."""
 
@@ -42,11 +42,6 @@ class Used:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def _seconds(call: Mapping[str, Any]) -> float:
-    taken: float = 0.0 if call["end"] is None else call["end"] - call["sent"]
-    return taken
 
 
 def summed(rows: Iterable[Used]) -> list[Used]:
@@ -72,19 +67,19 @@ def _sum(day: str, handle: str, rows: Sequence[Used]) -> Used:
 
 def used(entry: Mapping[str, Any]) -> Used:
     """What the request of a trace has used."""
-    answered = any(call["outcome"] == "ok" for call in entry["calls"])
-    made = [call for call in entry["calls"] if not call["shared"]]
-    return Used(
-        day=entry["began"][:10],
-        # Where nobody has answered, the name may be of the client's invention.
-        handle=entry["handle"][:_LONGEST_HANDLE] if answered else "-",
-        requests=1,
-        failed=int(entry["status"] >= 400 or entry["code"] is not None),
-        calls=len(made),
-        prompt_tokens=sum(call["prompt_tokens"] for call in made),
-        completion_tokens=sum(call["completion_tokens"] for call in made),
-        model_seconds=round(sum(_seconds(call) for call in made), 3),
-    )
+    failed = entry["status"] >= 400 or entry["code"] is not None
+    row = Used(entry["began"][:10], "-", requests=1, failed=int(failed))
+    for call in entry["calls"]:
+        if call["outcome"] == "ok":
+            # Where nobody has answered, the name may be of the client's invention.
+            row.handle = entry["handle"][:_LONGEST_HANDLE]
+        if not call["shared"]:
+            row.calls += 1
+            row.prompt_tokens += call["prompt_tokens"]
+            row.completion_tokens += call["completion_tokens"]
+            if call["end"] is not None:
+                row.model_seconds += call["end"] - call["sent"]
+    return row
 
 
 class UsageFile:

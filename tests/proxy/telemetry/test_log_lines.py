@@ -60,6 +60,13 @@ def test_nobody_else_writes_a_line(nasty: str) -> None:
         assert line("logfmt", message).isprintable()
     assert parsed(nasty)["msg"] == nasty
     assert line("json", nasty).isprintable()
+    assert line("json", nasty).isascii()
+
+
+@pytest.mark.parametrize("value", [2**70, -(2**70), None, [1, 2], Fields, "ünï", "\x7f"])
+def test_any_value_can_be_told(value: object) -> None:
+    told = parsed(Fields(value=value))["value"]
+    assert told == (value if isinstance(value, int | str | list | None) else str(value))
 
 
 def test_a_traceback_is_set_in_and_can_pass_for_no_line() -> None:

@@ -45,6 +45,44 @@ def test_what_is_larger_than_the_ring_is_left_out_and_costs_no_other() -> None:
     assert contents(ring) == [b"after"]
 
 
+def test_many_at_once_are_as_many_one_by_one() -> None:
+    """Also where the table's end and the end of the room lie in between."""
+    together, apart = Ring(records=50, size=700), Ring(records=50, size=700)
+    for start in range(0, 1_000, 100):
+        records = [(str(n), b"%d;" % n * (1 + n % 7)) for n in range(start, start + 100)]
+        together.add(records)
+        for record in records:
+            apart.add([record])
+        assert list(together.newest()) == list(apart.newest())
+        assert len(contents(together)) > 10
+    small = Ring(records=50, size=10_000)
+    small.add([(str(n), b"%d" % n) for n in range(500)])
+    assert contents(small) == [b"%d" % n for n in range(499, 449, -1)]
+
+
+def test_one_that_is_killed_before_it_counts_its_records_harms_no_other() -> None:
+    ring = Ring(records=50, size=10_000)
+    ring.add([(str(n), b"%d" % n) for n in range(200)])
+    before = list(ring.newest())
+
+    def work() -> None:
+        heads, real = 0, os.pwrite
+
+        def dying(file: int, data: bytes, at: int) -> int:
+            nonlocal heads
+            heads += at == 0
+            # The second head is the one that counts them.
+            if heads == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(file, data, at)
+
+        os.pwrite = dying
+        ring.add([("new", b"n" * 10)] * 64)
+
+    assert in_child(work) == -signal.SIGKILL
+    assert list(ring.newest()) == before
+
+
 def test_a_name_finds_its_records() -> None:
     ring = Ring()
     ring.add([("a", b"1"), ("b", b"2"), ("a", b"3")])
