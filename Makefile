@@ -21,9 +21,12 @@ define install
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(1) && \
 	  uv pip install --quiet --python $(1)/bin/python --require-hashes $(3) -r $(2); \
 	else \
-	  "$(PYTHON)" -m venv $(1) && \
-	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes $(3) -r $(2); \
+	  $(install-by-pip); \
 	fi
+endef
+define install-by-pip
+"$(PYTHON)" -m venv $(1) && \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes $(3) -r $(2)
 endef
 
 .DEFAULT_GOAL := help
@@ -52,12 +55,14 @@ $(OPTILLM)/.ready: requirements/optillm.txt
 	$(call install,$(OPTILLM),$<,--no-deps)
 	@touch $@
 
+# By pip, even where uv is there: where torch's build for the CPU is found is a matter of pip's
+# configuration, which uv does not read.
 $(ROUTER4)/.ready: requirements/router4.txt
-	$(call install,$(ROUTER4),$<)
+	@$(call install-by-pip,$(ROUTER4),$<)
 	@touch $@
 
 $(ROUTER5)/.ready: requirements/router5.txt
-	$(call install,$(ROUTER5),$<)
+	@$(call install-by-pip,$(ROUTER5),$<)
 	@touch $@
 
 demo: $(READY)  ## One question through five approaches on a simulated model, with their calls

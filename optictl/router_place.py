@@ -123,7 +123,10 @@ def acting_as(user: str | None) -> Iterator[None]:
     try:
         # What is imported from here on is read as that user, who runs the service from here too.
         if not os.access(os.__file__, os.R_OK, effective_ids=True):
-            raise FetchFailed(f"{user} cannot read {sys.base_prefix}, which optictl runs from")
+            raise FetchFailed(
+                f"{user} cannot read {sys.base_prefix}, which optictl runs from; install optictl "
+                "where everybody may read it, or let others pass through the folders above that"
+            )
         yield
     finally:
         os.seteuid(0)

@@ -96,6 +96,23 @@ def test_what_is_found_of_int8_is_for_the_service_to_read(served: Lab) -> None:
     assert json.loads(served.run(OPTICTL, "router", "status", "--json"))["data"]["int8"]
 
 
+def test_a_fetch_by_root_writes_and_calibrates_as_the_services_user(served: Lab) -> None:
+    site = "/root/cache.yaml"
+    served.write(site, SITE.replace(f'  flags: ["--router-model", "{FOLDER}"]\n', ""))
+    fetch = (OPTICTL, "router", "fetch", "--from", FOLDER, "--config", site, "--json")
+    # Where Python is in root's home, the service is given it by its unit, and nobody else.
+    served.run("chmod", "a+x", "/root")
+    found = json.loads(served.run(*fetch))["data"]
+    assert found["complete"]
+    assert found["int8"]["alike"] > 0.9
+    folder = found["path"]
+    assert folder.startswith("/home/optillm/.cache/huggingface/hub/")
+    owners = served.run("find", "/home/optillm/.cache", "-printf", "%u\n").split()
+    assert set(owners) == {"optillm"}
+    names = set(served.run("ls", folder).split())
+    assert names == {"calibration.json", "config.json", "model.safetensors", "tokenizer.json"}
+
+
 def test_the_check_is_content(served: Lab) -> None:
     told = json.loads(served.run(OPTICTL, "check", "router", "--json"))
     assert [(each["name"], each["status"]) for each in told["data"]["checks"]] == [("router", "ok")]
