@@ -10,6 +10,7 @@ from optictl.checking import Finding, check, fail, ok, skipped, warn
 from optictl.render import HIDDEN
 from optictl.router_place import Place, of_site
 from proxy.ensembles_file import loads
+from proxy.router.calibration import outdated
 from proxy.router.checkpoint import lacks
 from proxy.router.config import Unusable
 
@@ -25,7 +26,8 @@ def router(box: Box) -> Finding:
     no fault: a warning. A classifier that is there and cannot be used is one, also where the unit
     forbids what torch does, which needs `service.profile: torch`, or hides the folder from the
     service, as it does with homes. The check is skipped where no request is routed by the site or
-    an ensemble, and there is no classifier.
+    an ensemble, and there is no classifier. What a calibration has found and an upgrade of torch
+    has made void is a warning.
     """
     if "--no-router" in box.machine.site.proxy.flags:
         return skipped("the service has been told to load none (--no-router)")
@@ -54,6 +56,9 @@ def router(box: Box) -> Finding:
         return skipped("the service does not answer: see the check ready")
     why = str(said.get("router_why") or "")
     match said.get("router"):
+        case "ready" if outdated(place.checkpoint()):
+            saw = "what was found of int8 is of another torch, CPU or checkpoint: it is not used"
+            return warn(f"the classifier is ready: {why}; {saw}", box.optictl("router calibrate"))
         case "ready":
             return ok(f"the classifier is ready: {why}")
         case "loading" if not why:

@@ -67,6 +67,11 @@ def remembered(checkpoint: Checkpoint) -> Calibration | None:
         return None
 
 
+def outdated(checkpoint: Checkpoint) -> bool:
+    """Whether something was found, for another torch, CPU or checkpoint, that holds no more."""
+    return _file(checkpoint).exists() and remembered(checkpoint) is None
+
+
 def remember(checkpoint: Checkpoint, found: Calibration) -> None:
     """Write it down for whoever loads ``checkpoint``, whole or not at all. Raises `OSError`."""
     file = _file(checkpoint)

@@ -12,6 +12,9 @@ from tiny_classifier import write_classifier
 
 import optictl.checks.router as router_check
 from optictl.router_place import Place
+from proxy.router import calibration
+from proxy.router.calibration import Calibration, remember
+from proxy.router.checkpoint import inspect
 
 __all__ = ["make_box"]  # a fixture, used by name
 
@@ -101,6 +104,20 @@ def test_the_unit_forbids_what_torch_does(make_box: MakeBox, tmp_path: Path) -> 
     finding = found("router", make_box(site(folder, profile="strict"), at=says("ready")))
     assert finding.status == "fail"
     assert "set service.profile: torch in " in finding.fix
+
+
+def test_a_calibration_of_another_torch(
+    make_box: MakeBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_classifier(tmp_path / "c")
+    box = make_box(site(folder), at=says("ready", "int8"))
+    assert found("router", box).status == "ok"
+    remember(inspect(folder), Calibration(1.0, 0.2, 0.1))
+    assert found("router", box).status == "ok"
+    monkeypatch.setattr(calibration, "version", lambda _: "99.0")
+    finding = found("router", box)
+    assert (finding.status, command(finding)) == ("warn", "optictl router calibrate")
+    assert "it is not used" in finding.saw
 
 
 class TestHomes:

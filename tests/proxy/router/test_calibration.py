@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.router import calibration
-from proxy.router.calibration import Calibration, remember, remembered
+from proxy.router.calibration import Calibration, outdated, remember, remembered
 from proxy.router.checkpoint import Checkpoint
 
 FOUND = Calibration(0.995, 0.2, 0.1)
@@ -21,8 +21,10 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 def test_what_was_found_is_remembered(checkpoint: Checkpoint) -> None:
     assert remembered(checkpoint) is None
+    assert not outdated(checkpoint)
     remember(checkpoint, FOUND)
     assert remembered(checkpoint) == FOUND
+    assert not outdated(checkpoint)
     (file,) = checkpoint.folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o644
 
@@ -39,6 +41,7 @@ def test_nor_for_another_torch_or_cpu(
     remember(checkpoint, FOUND)
     monkeypatch.setattr(calibration, what, lambda *_: "another")
     assert remembered(checkpoint) is None
+    assert outdated(checkpoint)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": []}', '"of"', "\0"])
