@@ -42,6 +42,8 @@ UPSTREAMS: Mapping[str, Behaviour] = {
     "lognormal latency": replace(SOLVER, latency=LATENCY, sigma=0.6),
     "lognormal, n refused": replace(SOLVER, latency=LATENCY, sigma=0.6, n="refused"),
 }
+#: For an operator who does not wait for the slowest third of the samples.
+HASTY = ("--patience", "0")
 _ASKERS = 8
 
 
@@ -50,15 +52,18 @@ def walls(theirs: Make, effort: Effort) -> Iterator[Row]:
     for nth, (upstream, behaviour) in enumerate(UPSTREAMS.items()):
         times: dict[str, float] = {}
         thrifty: dict[str, float] = {}
+        hasty: dict[str, float] = {}
         with (
             SimulatorThread(behaviour, keep_bodies=False) as model,
             PeerModel(model.url) as translated,
             optictl(model.url) as one,
+            optictl(model.url, *HASTY) as another,
             theirs(translated.url) as peer,
             ProxyClient(one.url) as ours,
+            ProxyClient(another.url) as hurried,
             ProxyClient(peer.url) as other,
         ):
-            for client in (ours, other):
+            for client in (ours, hurried, other):
                 client.chat(chat("moa-sim"))
             for slug in APPROACHES if nth else (*PROMPTS, *APPROACHES):
                 slower, last = _walled(other, model, slug, effort.repeats)
@@ -72,7 +77,14 @@ def walls(theirs: Make, effort: Effort) -> Iterator[Row]:
                         thrifty[slug] = slower / wall
                         times.setdefault(slug, slower / wall)
                     yield Row(name, first, last, slower / wall)
-        for found, how in ((times, ""), (thrifty, ", with no more choices")):
+                if behaviour.sigma and slug in times:
+                    wall, _ = _walled(hurried, model, slug, effort.repeats)
+                    hasty[slug] = slower / wall
+        for found, how in (
+            (times, ""),
+            (thrifty, ", with no more choices"),
+            (hasty, f", {' '.join(HASTY)}"),
+        ):
             if found:
                 least = min(found, key=found.__getitem__)
                 name = f"their wall over ours, {upstream}, geometric mean of {len(found)}{how}"

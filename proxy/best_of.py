@@ -33,7 +33,7 @@ async def best_rated(
             llm.keep(reply)
         return (not reply.truncated, await rate(reply)), reply
 
-    async with llm.fan(map(rated, answers)) as landed:
+    async with llm.fan(map(rated, answers), quorum=True) as landed:
         async for candidate in landed:
             seen.append(candidate)
             if best is None or candidate[0] > best[0]:

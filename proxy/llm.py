@@ -35,17 +35,9 @@ from proxy.sandbox.port import Sandbox
 from proxy.upstream.port import Call, Json
 
 __all__ = [
-    "DRAFT",
-    "LLM",
-    "SHAPE_PARAMS",
-    "Delta",
-    "Fan",
-    "Range",
-    "Shape",
-    "UpstreamError",
-    "approach",
+    "DRAFT", "LLM", "SHAPE_PARAMS", "Delta", "Fan", "Range", "Shape", "UpstreamError", "approach",
     "transform",
-]
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -128,11 +120,17 @@ class LLM:
             self.answer(messages, nth=first + i if several else None, **params)
             for i in range(wanted)
         ]
-        return Fan(members, owner=self._scope.answer)
+        return self.fan(members, quorum=True)
 
-    def fan(self, members: Iterable[Coroutine[Any, Any, T]] = ()) -> Fan[T]:
-        """Whole chains side by side (sample, then rate it), taken as they land."""
-        return Fan(members, owner=self._scope.answer)
+    def fan(
+        self, members: Iterable[Coroutine[Any, Any, T]] = (), *, quorum: bool = False
+    ) -> Fan[T]:
+        """Whole chains side by side (sample, then rate it), taken as they land.
+
+        ``quorum`` says that two thirds will do, where the operator does not wait for the slowest.
+        """
+        patience = self._scope.run.patience if quorum else None
+        return Fan(members, owner=self._scope.answer, patience=patience)
 
     async def final(
         self, messages: Sequence[Message], *, through: Filter | None = None, **params: Any

@@ -155,6 +155,9 @@ class Settings:
     max_choices: int = 8
     #: Calls of one request that may be under way at once.
     max_fanout: int = 16
+    #: How long samples are waited for once two thirds are there, in times what these took; None:
+    #: all are.
+    patience: float | None = None
     limits: Limits = field(default_factory=Limits)
     sharing: Sharing = Sharing()
     tracing: Tracing = Tracing()

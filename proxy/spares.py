@@ -45,7 +45,7 @@ async def enough(
     clock = asyncio.get_running_loop().time
     begun = clock()
     done: list[T] = []
-    async with llm.fan(map(chain, range(wanted))) as landed:
+    async with llm.fan(map(chain, range(wanted)), quorum=True) as landed:
         async for result in landed:
             if result is None:
                 continue

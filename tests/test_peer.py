@@ -213,6 +213,7 @@ def test_both_are_timed_before_each_kind_of_upstream(
     upstreams = {
         "honoured": Behaviour(latency=0.02),
         "refused": Behaviour(latency=0.02, n="refused"),
+        "lognormal": Behaviour(latency=0.02, sigma=0.6),
     }
     monkeypatch.setattr(peer_approaches, "UPSTREAMS", upstreams)
     effort = Effort(seconds=0.2, rounds=1, starts=1, repeats=1, questions=1)
@@ -225,9 +226,14 @@ def test_both_are_timed_before_each_kind_of_upstream(
         "their wall over ours, honoured, geometric mean of 1, with no more choices",
     ]
     assert (rows[2].ours, rows[2].theirs, rows[2].better) == ("fails", "fails", "")
-    assert [row.name for row in rows[5:]] == [
+    assert [row.name for row in rows[5:9]] == [
         row.name.replace("honoured", "refused") for row in rows[1:5]
     ]
+    assert [row.name for row in rows[9:-1]] == [
+        row.name.replace("honoured", "lognormal") for row in rows[1:5]
+    ]
+    # Where latencies differ, also for an operator who does not wait for the slowest.
+    assert rows[-1].name == "their wall over ours, lognormal, geometric mean of 1, --patience 0"
     assert re.fullmatch(r"0\.\d\d s, 1 round, 1 choice", rows[1].ours)
     assert rows[3].better == rows[1].better
     assert rows[3].ours.endswith("(leap)")

@@ -220,6 +220,14 @@ def serve(
     max_fanout: Annotated[
         int, typer.Option(min=1, help="Calls of one request that may be under way at once.")
     ] = 16,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="With two thirds of a stage's samples there, wait so many times as long again.",
+            show_default="for all",
+        ),
+    ] = None,
     max_calls: Annotated[
         int | None, typer.Option(min=1, help="Most upstream calls of one request.")
     ] = None,
@@ -314,6 +322,7 @@ def serve(
             max_body=max_body_mb * 1024 * 1024,
             max_choices=max_choices,
             max_fanout=max_fanout,
+            patience=patience,
             sharing=sharing,
             **telemetry,
             router=router,

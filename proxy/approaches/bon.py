@@ -50,7 +50,7 @@ async def bon(
         return (not reply.truncated, await rating(reply), -nth), reply
 
     seen: list[tuple[tuple[bool, float, int], Reply]] = []
-    async with llm.fan(rated(nth) for nth in range(samples)) as landed:
+    async with llm.fan((rated(nth) for nth in range(samples)), quorum=True) as landed:
         for again in (False, True):
             if again:
                 for nth in range(len(landed.failed)):

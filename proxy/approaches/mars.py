@@ -81,7 +81,7 @@ async def mars(
             break
         make = partial(work.aggregated, population, loop)
         population, classes = await assembled(
-            llm.fan(make(place) for place in range(samples)),
+            llm.fan((make(place) for place in range(samples)), quorum=True),
             partial(work.refilled, make),
             keep=False,
         )

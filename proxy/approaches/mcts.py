@@ -63,7 +63,7 @@ async def mcts(
                 rated = await _expanded(work, node, nth + step)
                 node = land(rated, _UNKNOWN if rated.score is None else rated.score)
 
-    async with llm.fan(simulate(nth, 1) for nth in range(samples)) as landed:
+    async with llm.fan((simulate(nth, 1) for nth in range(samples)), quorum=True) as landed:
         async for _ in landed:
             pass
     for first in range(0, simulations, parallel):
@@ -71,7 +71,8 @@ async def mcts(
             break
         batch = range(first, min(first + parallel, simulations))
         try:
-            async with llm.fan(simulate(samples + nth * depth, depth) for nth in batch) as landed:
+            more = (simulate(samples + nth * depth, depth) for nth in batch)
+            async with llm.fan(more, quorum=True) as landed:
                 async for _ in landed:
                     pass
         except UpstreamError:

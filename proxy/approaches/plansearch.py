@@ -86,7 +86,7 @@ async def plansearch(
 
     answers = await draw(
         llm,
-        llm.fan(map(carried_out, range(plans))),
+        llm.fan(map(carried_out, range(plans)), quorum=True),
         lambda lost: llm.fan(map(carried_out, range(plans, len(subsets))[:lost])),
         enough=contest.enough,
     )

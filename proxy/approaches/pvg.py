@@ -60,7 +60,7 @@ async def pvg(
 
     provers = [prove(nth) for nth in range(samples)]
     deceivers = [deceive(nth) for nth in range(samples, 2 * samples)]
-    async with llm.fan([*provers, *deceivers]) as landed:
+    async with llm.fan([*provers, *deceivers], quorum=True) as landed:
         async for _ in landed:
             pass
     if not helpful:
@@ -72,7 +72,7 @@ async def pvg(
         latest = helpful[-samples:]
         try:
             revisions = (revise(attempt, number * samples + i) for i, attempt in enumerate(latest))
-            async with llm.fan(revisions) as landed:
+            async with llm.fan(revisions, quorum=True) as landed:
                 async for _ in landed:
                     pass
         except UpstreamError:

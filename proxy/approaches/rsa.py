@@ -61,7 +61,7 @@ async def rsa(
         llm.note(f"{agreeing} of {classes.ballots} agree, population {step + 1} of {steps}")
         make = partial(made_anew, population, step)
         population, classes = await assembled(
-            llm.fan(make(place) for place in range(samples)),
+            llm.fan((make(place) for place in range(samples)), quorum=True),
             partial(_refilled, llm, make, samples),
             keep=False,
         )

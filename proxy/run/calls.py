@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.chat import Reply
 from proxy.errors import ProxyError, UpstreamError, UpstreamInvalid
-from proxy.run.fan import depth
+from proxy.run.fan import SLOW, depth
 from proxy.run.scope import Run
 from proxy.telemetry.record import new_span_id
 from proxy.upstream.port import Call, Json
@@ -78,7 +78,8 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         elif isinstance(error, asyncio.CancelledError | GeneratorExit) or error is None:
             # Left before the answer was complete: whoever reads it has seen enough.
             if self._record.end is None:
-                self._record.why = self._run.why_cancelled
+                slow = error is not None and error.args == (SLOW,)
+                self._record.why = SLOW if slow else self._run.why_cancelled
             self.end("cancelled")
             if self._record.first is not None:
                 self._waited_for()

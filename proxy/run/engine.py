@@ -173,6 +173,8 @@ class Engine:
             caller=caller,
             play=play,
             fanout=Fanout(self._settings.max_fanout),
+            # The slowest member of an ensemble may be the one that it was composed for.
+            patience=None if plan.team.mixed else self._settings.patience,
             options=plan.options,
             acts=plan.acts,
             attendance=attendance,

@@ -35,8 +35,8 @@ class CallRecord:
     first: float | None = None
     end: float | None = None
     outcome: str = "waiting"
-    #: Why it was cancelled: "decided", "client_gone", "deadline", "shutdown" or "overtaken" (by
-    #: another attempt at the same call); else ''.
+    #: Why it was cancelled: "decided", "client_gone", "deadline", "shutdown", "slow" (where others
+    #: were enough) or "overtaken" (by another attempt at the same call); else ''.
     why: str = ""
     #: Its id in the request's trace; '' where nobody follows that.
     span: str = ""

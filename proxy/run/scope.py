@@ -75,6 +75,8 @@ class Run:
     caller: Caller = Caller()
     #: What bounds the calls that are under way at once; None: nothing.
     fanout: Fanout | None = None
+    #: How long the slowest samples of a stage are waited for, as `Fan` has it; None: to the end.
+    patience: float | None = None
     #: What is set for the approaches that ``router`` may choose, by slug.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: Whether programs may run for it: not where a tag in the prompt has chosen the approach.
