@@ -31,6 +31,7 @@ APPROACHES = (
 #: Where ours takes more choices by default: how it takes no more.
 THRIFTY: Mapping[str, Mapping[str, Any]] = {
     "plansearch": {"samples": 1},
+    "z3": {"direct": False},
 }
 LATENCY = 0.2
 #: Right three times out of five; of a right and a wrong answer the judge prefers the right one 76

@@ -4,7 +4,7 @@ Ye, Chen, Dillig, Durrett: SatLM, arXiv:2305.09656; Pan, Albalak, Wang, Wang: Lo
 arXiv:2305.12295. A model is better at saying what is asked than at working it out.
 
 1. Formalise: a Python program that states the problem for Z3 or SymPy and prints what they find.
-   The direct answer is asked for alongside.
+   The direct answer is asked for alongside, or with ``direct=false`` only where it is needed.
 2. Run the program, apart from the service (`proxy.sandbox`).
 3. Repair: where it fails or prints nothing, ask for a better one, with what went wrong; a few
    times at most.
@@ -28,7 +28,9 @@ from proxy.llm import LLM, Range, Shape, UpstreamError, approach
 @approach(
     "z3",
     paper="arXiv:2305.09656",
-    shape=lambda o: Shape(calls=(2, 3 + o.repairs), rounds=(1, 2 + o.repairs)),
+    shape=lambda o: Shape(
+        calls=(2, 2 + o.direct + o.repairs), rounds=(1 if o.direct else 2, 2 + o.repairs)
+    ),
     use="Puzzles, schedules, equations: what can be stated exactly and is hard to search by hand.",
     roles=lambda _: ("proposer", "helper", "aggregator"),
     acts=True,
@@ -39,9 +41,10 @@ async def z3(
     *,
     repairs: Annotated[int, Range(0, 3), "better programs to ask for where one fails"] = 3,
     seconds: Annotated[float, Range(1.0, 120.0), "a program may run"] = 30.0,
+    direct: Annotated[bool, "ask for the direct answer before it is known to be needed"] = True,
 ) -> Reply:
     """Put the question to Z3 or SymPy in a program, run it, and explain what it printed."""
-    direct: Reply | None = None
+    answer: Reply | None = None
     solved: _Solved | None = None
 
     async def directly() -> Reply:
@@ -50,19 +53,19 @@ async def z3(
     async def formally() -> _Solved | None:
         return await _solved(chat, llm, repairs, seconds)
 
-    members = (directly(), formally())
+    members = (directly(), formally()) if direct else (formally(),)
     async with llm.fan(members) as landed:
         async for result in landed:
             if isinstance(result, Reply):
-                direct = result
-                llm.keep(direct)
+                answer = result
+                llm.keep(answer)
             elif result is not None:
                 solved = result
                 break
     if solved is None:
-        return direct if direct is not None else await llm.final(chat.messages)
+        return answer if answer is not None else await llm.final(chat.messages)
     llm.decide("check", [(solved.output, None)], 0, "a program has found it")
-    if direct is None:
+    if answer is None:
         # What was printed is better than nothing, should nobody be there to explain it.
         llm.keep(Reply.of(solved.output))
     text = _EXPLAIN.format(program=solved.program, output=solved.output)

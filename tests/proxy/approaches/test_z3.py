@@ -16,6 +16,7 @@ from driving import Driver, FakeUpstream, Live
 from optictl.simulator import Fault, SimulatorThread
 from proxy.ensembles import Member
 from proxy.errors import UpstreamError
+from proxy.registry import discover
 from proxy.sandbox.port import Ran
 from proxy.upstream.port import Call
 
@@ -201,6 +202,31 @@ class TestDirectly:
     def test_an_error_only_where_nothing_is_left(self) -> None:
         with pytest.raises(UpstreamError):
             Model(lambda *_: NEVER).play()
+
+
+class TestDirectOnlyWhereItIsNeeded:
+    def test_a_program_that_runs_needs_none(self) -> None:
+        model = Model()
+        driver = model.play(direct=False)
+        assert driver.text == "It is 391."
+        assert model.stages() == ["formalise", "explain"]
+        assert driver.run.ledger.rounds == 2
+
+    @pytest.mark.parametrize("said", ["That is no matter for a program.", NEVER])
+    def test_it_is_asked_for_where_there_is_none(self, said: Any) -> None:
+        model = Model(lambda name, _: said if name == "formalise" else None)
+        driver = model.play(direct=False)
+        assert driver.text == "Off the cuff: 390."
+        assert model.stages() == ["formalise", "direct"]
+
+    def test_it_takes_what_it_declares(self) -> None:
+        shape = discover()["z3"].shape({"direct": False, "repairs": 3})
+        model = Model(sandbox=Sandbox(Ran("", "broken")))
+        driver = model.play(direct=False, repairs=3)
+        assert model.stages() == ["formalise", *["repair"] * 3, "direct"]
+        assert (len(model.upstream.calls), driver.run.ledger.rounds) == (5, 5)
+        assert (shape.most_calls, shape.most_rounds) == (5, 5)
+        assert (shape.least_calls, shape.least_rounds) == (2, 2)
 
 
 class TestAtTheSimulator:
