@@ -97,7 +97,7 @@ def test_what_is_found_of_int8_is_for_the_service_to_read(served: Lab) -> None:
 
 
 def test_a_fetch_by_root_writes_and_calibrates_as_the_services_user(served: Lab) -> None:
-    site = "/root/cache.yaml"
+    site = "/etc/optillm-proxy/cache.yaml"
     served.write(site, SITE.replace(f'  flags: ["--router-model", "{FOLDER}"]\n', ""))
     fetch = (OPTICTL, "router", "fetch", "--from", FOLDER, "--config", site, "--json")
     # Where Python is in root's home, the service is given it by its unit, and nobody else.
