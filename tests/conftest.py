@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -157,20 +156,22 @@ def proxy(make_proxy: MakeProxy) -> InProcess:
     return make_proxy()
 
 
-@cache
-def _ports() -> Iterator[int]:
-    """Each once, in an order of this process's own; below those that connections are given."""
-    below = range(15_000, 32_000)
-    return iter(random.SystemRandom().sample(below, len(below)))
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """One on which nobody listens, and that nobody else is given before it is used."""
-    for port in _ports():
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
+    """One on which nobody listens, and that nobody else is given as long as this process lives.
+
+    The socket stays bound and never listens: the kernel lets a server, which sets SO_REUSEADDR,
+    bind the same port, and gives it to nobody who asks for any.
+    """
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    # Set before bind, the kernel would give one port to two who reserve.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _reserved.append(held)
+    port: int = held.getsockname()[1]
+    return port
 
 
 class Service:
