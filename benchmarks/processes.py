@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -19,17 +21,27 @@ import orjson
 _OPTICTL = (sys.executable, "-c", "from optictl.cli import main; main()")
 _POLL = 0.005
 
+#: The sockets of the ports that were given out.
+_held = ExitStack()
+atexit.register(_held.close)
+
 
 class NotStartedError(Exception):
     """A process that ended, or did not answer, instead of serving; holds the end of its log."""
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 on which nobody listens, and that nobody else gets while this one lives.
+
+    Its socket stays bound and never listens: the kernel lets a server, which sets SO_REUSEADDR,
+    bind the same port, and gives it to nobody who asks for any.
+    """
+    held = _held.enter_context(socket.socket())
+    held.bind(("127.0.0.1", 0))
+    # Set before bind, the kernel would give one port to two who reserve.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port: int = held.getsockname()[1]
+    return port
 
 
 class Proxy:

@@ -246,7 +246,6 @@ class _Arbiter(Arbiter):
         return super().wait_for_signals(timeout if self._ready else 0.05)
 
     def _tick(self) -> None:
-        self.app.router.tick()
         rows = [row for row in self.rows if row.pid]
         status = self._status(rows)
         if self._ready:
@@ -254,6 +253,9 @@ class _Arbiter(Arbiter):
         elif rows:
             self._ready = True
             self._systemd.ready(status)
+        if self._ready:
+            # To load the classifier takes a core for seconds: the workers start first.
+            self.app.router.tick()
         limit = self.app.settings.loop_stuck_after
         if rows and all(time.monotonic() - row.beat < limit for row in rows):
             self._systemd.send("WATCHDOG=1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import typer.main
 from hypothesis import HealthCheck, settings
 from jinja2 import Environment, FileSystemBytecodeCache
 
+from benchmarks.processes import free_port
 from optictl import render
 from optictl.simulator import Behaviour, SimulatorThread
 from proxy.app import App, create_app
@@ -154,24 +154,6 @@ def make_proxy(sim: SimulatorThread) -> Iterator[MakeProxy]:
 def proxy(make_proxy: MakeProxy) -> InProcess:
     """The app in front of ``sim`` with default settings."""
     return make_proxy()
-
-
-_reserved: list[socket.socket] = []
-
-
-def free_port() -> int:
-    """One on which nobody listens, and that nobody else is given as long as this process lives.
-
-    The socket stays bound and never listens: the kernel lets a server, which sets SO_REUSEADDR,
-    bind the same port, and gives it to nobody who asks for any.
-    """
-    held = socket.socket()
-    held.bind(("127.0.0.1", 0))
-    # Set before bind, the kernel would give one port to two who reserve.
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _reserved.append(held)
-    port: int = held.getsockname()[1]
-    return port
 
 
 class Service:

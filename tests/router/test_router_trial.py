@@ -36,6 +36,7 @@ def test_a_running_service_is_asked_instead(
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     service = Supervisor()
     service.renew(RouterSettings(model=str(folder), threads=1))
+    service.tick()
     place = Place({"HF_HOME": str(tmp_path)}, socket=tmp_path / SOCKET)
     heard: list[str] = []
     try:

@@ -60,6 +60,8 @@ def test_a_service_whose_classifier_cannot_be_loaded_serves(tmp_path: Path) -> N
 def test_a_service_serves_while_its_classifier_hangs_and_takes_it_along(tmp_path: Path) -> None:
     with serving(write_checkpoint(tmp_path)) as (process, url):
         assert eventually(lambda: sidecar_of(process.pid) is not None)
+        # The workers start first.
+        assert answers(url)
         sidecar = sidecar_of(process.pid)
         assert sidecar is not None
         subprocess.run(["kill", "-STOP", str(sidecar)], check=True)

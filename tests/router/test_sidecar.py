@@ -121,6 +121,7 @@ def test_a_hang_while_it_loads_is_ended(folder: Path) -> None:
         settings = RouterSettings(model=str(folder), threads=1)
         supervisor = Supervisor(clock=lambda: now[0])
         supervisor.renew(settings)
+        supervisor.tick()
         first = supervisor.pid
         assert first is not None
         os.kill(first, signal.SIGSTOP)
@@ -135,6 +136,38 @@ def test_a_hang_while_it_loads_is_ended(folder: Path) -> None:
         assert supervisor.pid is None
         await router.close()
         supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def nices(pid: int | None) -> set[int]:
+    """Of a process's threads."""
+    return {os.getpriority(os.PRIO_PROCESS, int(each.name)) for each in tasks(pid)}
+
+
+def cores(pid: int | None) -> list[set[int]]:
+    return [os.sched_getaffinity(int(each.name)) for each in tasks(pid)]
+
+
+def tasks(pid: int | None) -> list[Path]:
+    folder = Path(f"/proc/{pid}/task")
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def test_a_load_is_last_in_line_and_what_decides_is_not(folder: Path) -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0) + 5
+
+    async def scenario() -> None:
+        async with served(folder, threads=2) as (supervisor, router):
+            async with asyncio.timeout(30):
+                while 19 not in nices(supervisor.pid):
+                    supervisor.tick()
+                    await asyncio.sleep(0.01)
+            assert 1 in map(len, cores(supervisor.pid))
+            await reached(router, "ready", supervisor)
+            assert await router.decide(asking("Why?")) is not None
+            assert nices(supervisor.pid) == {usual}
+            assert all(each == os.sched_getaffinity(0) for each in cores(supervisor.pid))
 
     asyncio.run(scenario())
 

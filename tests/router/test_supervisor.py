@@ -59,18 +59,22 @@ def test_one_for_which_int8_was_found_to_be_better_is_loaded_anew(
     checkpoint = Checkpoint(tmp_path, (1, 2))
     sidecar = supervisor(LIVELY, lambda _: checkpoint)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     first = sidecar.pid
     remember(checkpoint, Calibration(1.0, 0.2, 0.1))
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     second = sidecar.pid
     assert second not in {None, first}
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     assert sidecar.pid == second
 
 
 def test_one_that_is_well_stays(supervisor: Make, clock: Clock) -> None:
     sidecar = supervisor(LIVELY)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     first = sidecar.pid
     for _ in range(3):
         clock.now += 1000
@@ -86,6 +90,7 @@ def test_one_that_is_well_stays(supervisor: Make, clock: Clock) -> None:
 def test_one_that_ends_is_started_again_later_each_time(supervisor: Make, clock: Clock) -> None:
     sidecar = supervisor(SHORT)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     address = sidecar.address
 
     def ended() -> bool:
@@ -106,6 +111,7 @@ def test_one_that_ends_is_started_again_later_each_time(supervisor: Make, clock:
 def test_one_that_is_silent_is_ended(supervisor: Make, clock: Clock) -> None:
     sidecar = supervisor(SILENT)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     first = sidecar.pid
     clock.now += 59
     sidecar.tick()
@@ -121,6 +127,7 @@ def test_one_that_is_silent_is_ended(supervisor: Make, clock: Clock) -> None:
 def test_a_program_that_is_not_there_is_tried_again(clock: Clock) -> None:
     sidecar = Supervisor(command=("/nowhere/python",), find=lambda _: CHECKPOINT, clock=clock)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     assert sidecar.pid is None
     sidecar.stop()
 
@@ -129,10 +136,13 @@ def test_a_reload_keeps_one_that_would_be_the_same(supervisor: Make) -> None:
     found = [CHECKPOINT, CHECKPOINT, Checkpoint(CHECKPOINT.folder, (1, 3))]
     sidecar = supervisor(SILENT, lambda _: found.pop(0))
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     first, address = sidecar.pid, sidecar.address
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     assert sidecar.pid == first
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     assert sidecar.pid != first
     assert not running(first)
     assert sidecar.address == address
@@ -144,6 +154,7 @@ def test_it_is_not_told_the_keys_of_the_service(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     sidecar = supervisor(SILENT)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     environ = Path(f"/proc/{sidecar.pid}/environ")
     assert eventually(lambda: b"PATH=" in environ.read_bytes())
     assert b"sk-secret" not in environ.read_bytes()
@@ -152,6 +163,7 @@ def test_it_is_not_told_the_keys_of_the_service(
 def test_it_is_told_where_the_model_was_found(supervisor: Make) -> None:
     sidecar = supervisor(SILENT)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     command = Path(f"/proc/{sidecar.pid}/cmdline")
     assert eventually(lambda: b'"model":"/models/router"' in command.read_bytes())
 
@@ -163,6 +175,7 @@ def test_why_there_is_none_is_told(supervisor: Make) -> None:
     sidecar = supervisor(SILENT, nothing)
     assert sidecar.absent == "no classifier is set up"
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     assert sidecar.absent == "torch is not installed"
     assert sidecar.pid is None
     assert sidecar.address == ""
@@ -173,6 +186,7 @@ def test_why_there_is_none_is_told(supervisor: Make) -> None:
 def test_a_stop_leaves_nothing_behind(supervisor: Make) -> None:
     sidecar = supervisor(SILENT)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     pid, folder = sidecar.pid, Path(sidecar.address).parent
     assert folder.stat().st_mode & 0o077 == 0
     sidecar.stop()
@@ -190,6 +204,7 @@ def test_a_service_of_systemd_is_asked_in_its_runtime_directory(
     (tmp_path / "router").mkdir()
     sidecar = supervisor(SILENT)
     sidecar.renew(SETTINGS)
+    sidecar.tick()
     assert sidecar.address == f"{tmp_path}/{SOCKET}"
     sidecar.stop()
     assert list(tmp_path.iterdir()) == []
