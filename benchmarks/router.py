@@ -4,7 +4,7 @@
 to a temporary folder. OptiLLM loads ModernBERT and then the classifier for each decision, pads
 every text to 1024 tokens and computes in fp32, which is done here in the same calls of the same
 libraries. Ours is the service's own way: the process beside it, asked over its socket, before and
-after `optictl router calibrate`. It asserts nothing.
+after `optictl router calibrate`. A second table has the service beside it. It asserts nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import router_health
 from benchmarks.figures import aligned, ms
 from benchmarks.proc import Meanwhile
 from benchmarks.sides import PEER
@@ -68,11 +69,13 @@ def main(arguments: Sequence[str] | None = None, sizes: Mapping[str, int] = LARG
         _write(folder, sizes)
         print("measuring …", file=sys.stderr, flush=True)
         rows = list(_rows(folder, sizes, theirs, ours))
-    print("\n".join(aligned([("figure", "optictl", PEER, "better"), *rows])))
+        health = list(router_health.rows(folder, theirs))
+    print("\n".join(aligned([("figure", "optictl", PEER, "better"), *rows])), end="\n\n")
+    print("\n".join(aligned([("service", "without a router", "with one"), *health])))
     print(
         f"\n{len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, Linux "
         f"{platform.release()}; other work took {meanwhile.share():.0%} of the cores meanwhile. "
-        f"Medians of {ours} decisions, and of {theirs}."
+        f"Medians of {ours} decisions, and of {theirs}; {theirs} services of each kind."
     )
     return 0
 

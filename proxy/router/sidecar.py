@@ -84,12 +84,12 @@ class Decider:
                 threads,
                 lambda work: aside.submit(work).result(),
             )
+        # What loading took besides the weights, 100 MB and more, glibc would keep for later.
+        ctypes.CDLL(None).malloc_trim(0)
         #: How many tokens of a question are read: what the machine can do in time.
         self.tokens = min(_LEAST, settings.max_tokens)
         for _ in range(_ROUNDS):
             self._shares([[0] * self.tokens], [settings.effort])
-        # What loading took besides the weights, 100 MB and more, glibc would keep for later.
-        ctypes.CDLL(None).malloc_trim(0)
         self.note = f"{self._classifier.note}, {threads} threads, {self.tokens} tokens"
 
     def decide(self, batch: Sequence[_Asked]) -> list[Sequence[float] | None]:

@@ -18,6 +18,16 @@ def test_every_figure_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert head == ["figure", "optictl", PEER, "better"]
+    service = rows.index(["service", "without a router", "with one"])
+    assert [figure for figure, *_ in rows[service + 2 :]] == [
+        "start to /health",
+        "/health while it loads, p50",
+        "/health while it loads, p95",
+        "/health once it is ready, p50",
+        "/health once it is ready, p95",
+    ]
+    assert all(first(each) > 0 for _, *sides in rows[service + 2 :] for each in sides)
+    del rows[service:]
     told = {figure: rest for figure, *rest in rows}
     assert told.pop("calibration")[0].startswith("int8 ")
     full = "bf16" if has_bf16() else "fp32"
