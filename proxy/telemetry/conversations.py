@@ -161,10 +161,7 @@ def entry_of(record: Record, cleaner: Cleaner | Verbatim) -> dict[str, Any]:
     model = cleaner.text(record.model)
     told = f"{record.code}: {record.error}" if record.error else record.code
     error = cleaner.clean(told) or None
-    answer = _final(record)
-    final = None if answer is None else cleaner.clean(answer)
-    if final is not None:
-        final["timestamp"] = utc(record.began + record.seconds, 6)
+    final = _final(record, cleaner)
     asked = cleaner.clean(_asked(record))
     made = [call for call in list(record.ledger.calls) if call.request is not None]
     calls = [_call(number, call, record, cleaner) for number, call in enumerate(made, start=1)]
@@ -218,14 +215,16 @@ def _call(
     }
 
 
-def _final(record: Record) -> Any:
+def _final(record: Record, cleaner: Cleaner | Verbatim) -> Any:
     """What the client was answered, put together where it was streamed."""
+    timestamp = utc(record.began + record.seconds, 6)
     if record.body is not None:
-        return orjson.loads(record.body)
+        return cleaner.parsed(record.body, timestamp=timestamp)
     if not record.ledger.streamed:
         return None
     model = record.model if record.plan is None else record.plan.handle or record.plan.base
-    return completion(record.ledger.streamed, model, record.usage)
+    answer = completion(record.ledger.streamed, model, record.usage)
+    return {**cleaner.clean(answer), "timestamp": timestamp}
 
 
 def _weight(record: Record) -> int:

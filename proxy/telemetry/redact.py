@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ahocorasick_rs import BytesAhoCorasick
+import orjson
+from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
 from proxy.settings import Secret
 
@@ -57,13 +58,16 @@ _BULK_MEMBERS = frozenset({"b64_json", "data", "file_data"})
 _BULK = 256
 #: In small letters, one of these stands in whatever is not left as it is: a part of what a key, its
 #: name or bulk begins with. JSON escapes none of their characters.
-_STEMS = BytesAhoCorasick([
+_STEMS = [
     *(b"sk-", b"gsk_", b"xai-", b"hf_", b"ghp_", b"gho_", b"ghs_", b"ghu_", b"b_pat_", b"glpat-"),
     *(b"xox", b"k_live_", b"k_test_", b"akia", b"aiza", b"eyj", b"--begin", b"earer ", b"asic "),
     *(b"api_key", b"api-key", b"apikey", b"secret", b"passw", b"authorization"),
     *(b"ess_token", b"ess-token", b"esh_token", b"esh-token"),
     *(b"data:", b'"data"', b"e_data", b"b64_json"),
-])  # fmt: skip
+]
+#: Which of those that overlap is found does not matter, but lets it look at 32 bytes in one step,
+#: which takes a seventh of the time.
+_AUTOMATON = BytesAhoCorasick(_STEMS, matchkind=MatchKind.LeftmostFirst)
 #: Characters of one text; a key may begin just before the end.
 _LONGEST = 256 * 1024
 _BEYOND = 512
@@ -110,6 +114,10 @@ class Verbatim:
     def text(self, text: str) -> str:
         return text
 
+    def parsed(self, line: bytes, **more: str) -> Any:
+        """What stands in ``line``, an object in JSON as we write it, and ``more`` members."""
+        return orjson.Fragment(b"%b,%b" % (line[:-1], orjson.dumps(more)[1:]))
+
 
 def is_clean(line: bytes, secrets: Sequence[Secret] = ()) -> bool:
     """Whether a `Cleaner` would leave all of a line of JSON as it is.
@@ -122,7 +130,7 @@ def is_clean(line: bytes, secrets: Sequence[Secret] = ()) -> bool:
 
 
 def _has_stem(text: bytes) -> bool:
-    return bool(_STEMS.find_matches_as_indexes(text.lower()))
+    return bool(_AUTOMATON.find_matches_as_indexes(text.lower()))
 
 
 class Cleaner:
@@ -160,6 +168,9 @@ class Cleaner:
                 break
             items.append(self.clean(item, depth + 1))
         return items
+
+    def parsed(self, line: bytes, **more: str) -> Any:
+        return {**self.clean(orjson.loads(line)), **more}
 
     def text(self, text: str) -> str:
         if len(text) < min(_NO_KEY, self._room):
