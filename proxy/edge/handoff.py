@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import Any
 
@@ -71,7 +72,9 @@ class Job:
     # The thread's side.
 
     def __enter__(self) -> Job:
-        self._loop.call_soon_threadsafe(self._begin)
+        # In a context of its own: what the run leaves behind, a connection in the pool or a child,
+        # keeps its context, and Flask's holds the whole request.
+        self._loop.call_soon_threadsafe(self._begin, context=Context())
         return self
 
     def __exit__(

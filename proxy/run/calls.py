@@ -28,7 +28,9 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
     each attempt that a pool makes is an entry of its own.
     """
 
-    __slots__ = ("_approach", "_beside", "_choices", "_record", "_role", "_run", "call")
+    __slots__ = (
+        "_approach", "_asked", "_beside", "_choices", "_patient", "_record", "_role", "_run",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,20 +44,30 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
     ) -> None:
         run.budget.check(choices)
         self._run = run
+        self._asked = call
+        self._patient = patient
         self._role = role
         self._approach = approach
         self._choices = choices
         self._beside: _Beside | None = None
         self._record = run.ledger.begin(role, call.model, depth.get() + 1, choices, approach)
-        trace = run.caller.trace
-        if trace is not None:
+        if run.caller.trace is not None:
             self._record.span = new_span_id()
-        self.call = replace(
-            call,
+
+    @property
+    def call(self) -> Call:
+        """The call to be made; it tells this recording what becomes of it.
+
+        Made where it is asked for: the two would hold each other, and with them all of the request,
+        until a collection finds them.
+        """
+        run, trace = self._run, self._run.caller.trace
+        return replace(
+            self._asked,
             owner=run,
             stage=self._record.round,
             deadline=run.deadline,
-            patience=_PATIENCE if patient else 0.0,
+            patience=_PATIENCE if self._patient else 0.0,
             watch=self,
             traceparent="" if trace is None else trace.header_of(self._record.span),
         )
@@ -74,7 +86,7 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         if isinstance(error, ProxyError):
             self.end(error.code)
             if isinstance(error, UpstreamError):
-                self._run.attendance.miss(self.call.model, error)
+                self._run.attendance.miss(self._asked.model, error)
         elif isinstance(error, asyncio.CancelledError | GeneratorExit) or error is None:
             # Left before the answer was complete: whoever reads it has seen enough.
             if self._record.end is None:
@@ -98,7 +110,7 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
             self._record.instead_of = record.provider
         ledger.sent(self._record, provider)
         if ledger.texts:
-            self._record.request = {"model": self.call.model, **self.call.body}
+            self._record.request = {"model": self._asked.model, **self._asked.body}
 
     def missed(self, error: UpstreamError) -> None:
         self._run.ledger.end(self._record, error.code)
@@ -134,7 +146,7 @@ class recorded:  # noqa: N801 - reads as a verb: ``with recorded(run, call, role
         """The answer is complete."""
         self.replied()
         self.end("ok", usage)
-        self._run.attendance.land(self.call.model)
+        self._run.attendance.land(self._asked.model)
         self._waited_for()
 
     def _waited_for(self) -> None:
@@ -155,7 +167,8 @@ class _Beside(recorded):
     def __init__(self, first: recorded) -> None:
         self._first = first
         self._run, self._role, self._approach = first._run, first._role, first._approach
-        self._choices, self._beside, self.call = first._choices, None, first.call
+        self._choices, self._beside = first._choices, None
+        self._asked, self._patient = first._asked, first._patient
         record = first._record
         self._record = self._run.ledger.begin(
             record.role, record.model, record.round, record.choices, record.approach
