@@ -75,6 +75,9 @@ def read_ask(raw: bytes) -> Ask:
     n = body.get("n")
     if n is not None and (not isinstance(n, int) or not 1 <= n <= 128):
         raise RefusedError("'n' is not an integer in 1..128.", param="n")
+    top = body.get("top_logprobs")
+    if top is not None and (not isinstance(top, int) or not 0 <= top <= 20):
+        raise RefusedError("'top_logprobs' is not an integer in 0..20.", param="top_logprobs")
 
     max_tokens = body.get("max_completion_tokens") or body.get("max_tokens")
     if max_tokens is not None and not isinstance(max_tokens, int):
@@ -111,7 +114,7 @@ def read_ask(raw: bytes) -> Ask:
         json=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
         tool=_chosen_tool(body),
         logprobs=body.get("logprobs") is True,
-        top_logprobs=body.get("top_logprobs") or 0,
+        top_logprobs=top or 0,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
 

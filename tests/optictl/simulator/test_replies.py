@@ -323,6 +323,7 @@ def test_an_impossible_behaviour_is_refused(changes: dict[str, Any]) -> None:
         b'{"model": "m", "messages": []}',
         b'{"model": "m", "messages": ["hi"]}',
         b'{"model": "m", "messages": [{"role": "user"}], "n": 0}',
+        b'{"model": "m", "messages": [{"role": "user"}], "top_logprobs": 9223372036854775808}',
     ],
 )
 def test_what_is_no_request_is_refused(raw: bytes) -> None:
