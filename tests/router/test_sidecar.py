@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,18 +140,16 @@ def test_a_hang_while_it_loads_is_ended(folder: Path) -> None:
     asyncio.run(scenario())
 
 
-def nices(pid: int | None) -> set[int]:
-    """Of a process's threads."""
-    return {os.getpriority(os.PRIO_PROCESS, int(each.name)) for each in tasks(pid)}
-
-
-def cores(pid: int | None) -> list[set[int]]:
-    return [os.sched_getaffinity(int(each.name)) for each in tasks(pid)]
-
-
-def tasks(pid: int | None) -> list[Path]:
+def threads(pid: int | None) -> list[tuple[int, set[int]]]:
+    """Of each thread of a process, how nice it is, and its cores; one may just be ending."""
     folder = Path(f"/proc/{pid}/task")
-    return list(folder.iterdir()) if folder.exists() else []
+    found = []
+    for each in folder.iterdir() if folder.exists() else ():
+        with suppress(ProcessLookupError):
+            thread = int(each.name)
+            nice = os.getpriority(os.PRIO_PROCESS, thread)
+            found.append((nice, os.sched_getaffinity(thread)))
+    return found
 
 
 def test_a_load_is_last_in_line_and_what_decides_is_not(folder: Path) -> None:
@@ -160,14 +158,14 @@ def test_a_load_is_last_in_line_and_what_decides_is_not(folder: Path) -> None:
     async def scenario() -> None:
         async with served(folder, threads=2) as (supervisor, router):
             async with asyncio.timeout(30):
-                while 19 not in nices(supervisor.pid):
+                while not any(nice == 19 for nice, _ in threads(supervisor.pid)):
                     supervisor.tick()
                     await asyncio.sleep(0.01)
-            assert 1 in map(len, cores(supervisor.pid))
+            assert [len(cores) for nice, cores in threads(supervisor.pid) if nice == 19] == [1]
             await reached(router, "ready", supervisor)
             assert await router.decide(asking("Why?")) is not None
-            assert nices(supervisor.pid) == {usual}
-            assert all(each == os.sched_getaffinity(0) for each in cores(supervisor.pid))
+            everywhere = usual, os.sched_getaffinity(0)
+            assert eventually(lambda: all(one == everywhere for one in threads(supervisor.pid)))
 
     asyncio.run(scenario())
 
