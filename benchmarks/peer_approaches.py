@@ -28,11 +28,8 @@ APPROACHES = (
     "leap", "z3", "plansearch", "rto", "self_consistency", "moa", "genselect", "bon", "deepthink",
     "majority_voting", "mcts", "rstar", "pvg", "cepo", "mars",
 )  # fmt: skip
-#: Where ours takes more choices by default: how it takes no more.
-THRIFTY: Mapping[str, Mapping[str, Any]] = {
-    "plansearch": {"samples": 1},
-    "z3": {"direct": False},
-}
+#: What more choices than OptiLLM's buy, where that is what an approach is for.
+WIDER: Mapping[str, Mapping[str, Any]] = {"plansearch": {"samples": 8, "selections": 3}}
 LATENCY = 0.2
 #: Right three times out of five; of a right and a wrong answer the judge prefers the right one 76
 #: times in a hundred.
@@ -52,7 +49,6 @@ def walls(theirs: Make, effort: Effort) -> Iterator[Row]:
     """Wall time at a latency of 200 ms; rounds and choices as the model counts them."""
     for nth, (upstream, behaviour) in enumerate(UPSTREAMS.items()):
         times: dict[str, float] = {}
-        thrifty: dict[str, float] = {}
         hasty: dict[str, float] = {}
         with (
             SimulatorThread(behaviour, keep_bodies=False) as model,
@@ -68,24 +64,18 @@ def walls(theirs: Make, effort: Effort) -> Iterator[Row]:
                 client.chat(chat("moa-sim"))
             for slug in APPROACHES if nth else (*PROMPTS, *APPROACHES):
                 slower, last = _walled(other, model, slug, effort.repeats)
-                for options in _ways(slug):
-                    wall, first = _walled(ours, model, slug, effort.repeats, options)
-                    name = f"wall of {_named(slug, options)}, {upstream}"
-                    if not (wall and slower):
-                        yield Row(name, first, last)
-                        continue
-                    if slug in APPROACHES:
-                        thrifty[slug] = slower / wall
-                        times.setdefault(slug, slower / wall)
-                    yield Row(name, first, last, slower / wall)
+                wall, first = _walled(ours, model, slug, effort.repeats)
+                name = f"wall of {slug}, {upstream}"
+                if not (wall and slower):
+                    yield Row(name, first, last)
+                    continue
+                if slug in APPROACHES:
+                    times[slug] = slower / wall
+                yield Row(name, first, last, slower / wall)
                 if behaviour.sigma and slug in times:
                     wall, _ = _walled(hurried, model, slug, effort.repeats)
                     hasty[slug] = slower / wall
-        for found, how in (
-            (times, ""),
-            (thrifty, ", with no more choices"),
-            (hasty, f", {' '.join(HASTY)}"),
-        ):
+        for found, how in ((times, ""), (hasty, f", {' '.join(HASTY)}")):
             if found:
                 least = min(found, key=found.__getitem__)
                 name = f"their wall over ours, {upstream}, geometric mean of {len(found)}{how}"
@@ -111,8 +101,8 @@ def accuracy(theirs: Make, effort: Effort) -> Iterator[Row]:
         ProxyClient(peer.url) as other,
     ):
         for slug in (*PROMPTS, *APPROACHES):
-            last = _graded(other, model, slug, effort.questions)
-            for options in _ways(slug):
+            last = _graded(other, model, slug, effort.questions, {})
+            for options in [{}, WIDER[slug]] if slug in WIDER else [{}]:
                 first = _graded(ours, model, slug, effort.questions, options)
                 name = f"accuracy of {_named(slug, options)}{notes.get(slug, '')}"
                 yield Row(name, first.told, last.told, first.beside(last))
@@ -144,21 +134,12 @@ class Graded:
         return ", ".join(worse) or "as good or better"
 
 
-def _ways(slug: str) -> Sequence[Mapping[str, Any]]:
-    """The options of ours that are tried: none, and those that save choices."""
-    return [{}, THRIFTY[slug]] if slug in THRIFTY else [{}]
-
-
 def _named(slug: str, options: Mapping[str, Any]) -> str:
     return ", ".join([slug, *(f"{name}={value}" for name, value in options.items())])
 
 
 def _walled(
-    client: ProxyClient,
-    model: SimulatorThread,
-    slug: str,
-    repeats: int,
-    options: Mapping[str, Any] | None = None,
+    client: ProxyClient, model: SimulatorThread, slug: str, repeats: int
 ) -> tuple[float, str]:
     """The mean wall time, 0 where it has failed, and what to tell of it."""
     seen: list[tuple[float, int, int]] = []
@@ -168,7 +149,7 @@ def _walled(
         model.behave(seed=nth)
         began = time.perf_counter()
         try:
-            client.chat(_asking(slug, question, options))
+            client.chat(_asking(slug, question, {}))
         except OptictlError:
             return 0.0, "fails"
         wall = time.perf_counter() - began
@@ -183,7 +164,7 @@ def _graded(
     model: SimulatorThread,
     slug: str,
     questions: int,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any],
 ) -> Graded:
     model.reset()
     with ThreadPoolExecutor(_ASKERS) as askers:
@@ -193,15 +174,13 @@ def _graded(
     return Graded(right / questions, questions, log.choices / questions, log.dropped / questions)
 
 
-def _right(
-    client: ProxyClient, slug: str, options: Mapping[str, Any] | None, question: str
-) -> bool:
+def _right(client: ProxyClient, slug: str, options: Mapping[str, Any], question: str) -> bool:
     answer = client.chat(_asking(slug, question, options))
     text = answer["choices"][0]["message"]["content"] or ""
     return same(find_answer(text), gold(question))
 
 
-def _asking(slug: str, question: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+def _asking(slug: str, question: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     body = {"model": f"{slug}-sim", "messages": [{"role": "user", "content": question}]}
     return {**body, "optillm_options": options} if options else body
 

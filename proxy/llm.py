@@ -28,6 +28,7 @@ from proxy.router.routing import Routing
 from proxy.run import bodies, calls
 from proxy.run.bodies import DRAFT, SHAPE_PARAMS
 from proxy.run.fan import Fan, speculating
+from proxy.run.need import Need
 from proxy.run.outlet import Through
 from proxy.run.reading import Delta, Stream
 from proxy.run.scope import Scope
@@ -35,8 +36,8 @@ from proxy.sandbox.port import Sandbox
 from proxy.upstream.port import Call, Json
 
 __all__ = [
-    "DRAFT", "LLM", "SHAPE_PARAMS", "Delta", "Fan", "Range", "Shape", "UpstreamError", "approach",
-    "transform",
+    "DRAFT", "LLM", "SHAPE_PARAMS", "Delta", "Fan", "Need", "Range", "Shape", "UpstreamError",
+    "approach", "transform",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class LLM:
 
         async def asked(member: Member) -> Reply:
             body = bodies.helper(self._scope.run.params, member, messages, params)
-            return _said(await self._complete(member, body, self._role or "helper"))
+            return calls.said(await self._complete(member, body, self._role or "helper"))
 
         return await self._by_whoever_is_there("helper", asked)
 
@@ -84,7 +85,7 @@ class LLM:
 
         async def asked(member: Member) -> Reply:
             body = self._candidate(member, messages, params, nth)
-            return _said(await self._complete(member, body, self._role or "proposer"))
+            return calls.said(await self._complete(member, body, self._role or "proposer"))
 
         if nth is None:
             return await self._by_whoever_is_there("proposer", asked)
@@ -298,6 +299,10 @@ class LLM:
         usual = self._scope.run.ledger.usual_duration()
         return usual is None or self._scope.run.time_left > rounds * usual
 
+    def need(self) -> Need:
+        """For a call that waits until it is needed, at most for half of the time that is left."""
+        return Need(self._scope.run.time_left / 2)
+
     def budget_for(self, calls: int) -> bool:
         """Whether the budget allows so many more calls."""
         left = self._scope.run.budget.calls_left
@@ -383,16 +388,8 @@ class _NativeSample(Fan[Reply]):
             self.add(_ready(reply))
         for nth in range(len(replies), k):
             self.add(llm.answer(messages, nth=start + nth, **params))
-        return _said(said[0] if said else replies[0])
+        return calls.said(said[0] if said else replies[0])
 
 
 async def _ready(reply: Reply) -> Reply:
-    return reply
-
-
-def _said(reply: Reply) -> Reply:
-    if reply.empty:
-        raise EmptyReply(
-            f"Model '{reply.model}' answered with nothing (finish_reason {reply.finish_reason!r})."
-        )
     return reply

@@ -198,9 +198,9 @@ def test_both_answer_the_same_questions_from_the_same_samples(
     assert vote.name == "accuracy of self_consistency (exact vote of 5: 0.81)"
     for told in (vote.ours, vote.theirs):
         assert re.fullmatch(r"[01]\.\d\d ± 0\.\d\d, 5\.0 choices( \(\d\.\d cancelled\))?", told)
-    # Once as it is by default, once as it takes no more choices than the peer.
+    # Once as it is by default, once with what more choices buy.
     assert [row.name for row in searches] == [
-        "accuracy of plansearch", "accuracy of plansearch, samples=1",
+        "accuracy of plansearch", "accuracy of plansearch, samples=8, selections=3",
     ]  # fmt: skip
 
 
@@ -218,19 +218,18 @@ def test_both_are_timed_before_each_kind_of_upstream(
     monkeypatch.setattr(peer_approaches, "UPSTREAMS", upstreams)
     effort = Effort(seconds=0.2, rounds=1, starts=1, repeats=1, questions=1)
     rows = list(peer_approaches.walls(lambda url: Optillm(program, url), effort))
-    assert [row.name for row in rows[:5]] == [
+    assert [row.name for row in rows[:4]] == [
         "wall of none, honoured",
         "wall of leap, honoured",
         "wall of leap&nope, honoured",
         "their wall over ours, honoured, geometric mean of 1",
-        "their wall over ours, honoured, geometric mean of 1, with no more choices",
     ]
     assert (rows[2].ours, rows[2].theirs, rows[2].better) == ("fails", "fails", "")
-    assert [row.name for row in rows[5:9]] == [
-        row.name.replace("honoured", "refused") for row in rows[1:5]
+    assert [row.name for row in rows[4:7]] == [
+        row.name.replace("honoured", "refused") for row in rows[1:4]
     ]
-    assert [row.name for row in rows[9:-1]] == [
-        row.name.replace("honoured", "lognormal") for row in rows[1:5]
+    assert [row.name for row in rows[7:-1]] == [
+        row.name.replace("honoured", "lognormal") for row in rows[1:4]
     ]
     # Where latencies differ, also for an operator who does not wait for the slowest.
     assert rows[-1].name == "their wall over ours, lognormal, geometric mean of 1, --patience 0"

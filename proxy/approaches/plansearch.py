@@ -3,9 +3,10 @@
 Wang et al.: Planning In Natural Language Improves LLM Search For Code Generation, arXiv:2409.03733.
 
 1. Ask for first observations on the problem: hints, no solution.
-2. Form subsets of them, none twice: the empty set, each by itself, each pair.
-3. Per subset, side by side: a solution in words that builds on it, then that solution carried out,
-   in the programming language that the client asks for, if any.
+2. Form subsets of them, none twice: pairs that share nothing, the empty set, each by itself, the
+   other pairs.
+3. Per subset, side by side: a solution in words that builds on it, and then, in the same reply,
+   that solution carried out, in the programming language that the client asks for, if any.
 4. Select one of the answers, by the first of these that settles it; plans that can change nothing
    any more are cancelled.
    - Tests that the problem states (`proxy.search.stated`): the first program that passes them all.
@@ -19,8 +20,9 @@ Only programs in Python are run, and none where ``execute`` is off, or where a t
 the router has chosen this approach: then vote and selection are left.
 
 Smaller than the paper: no second layer of observations, no criticised twin of each solution, no
-pseudocode in between. A model that states few observations gets no more plans than they have
-subsets.
+pseudocode in between; and, by default, two plans, so that it takes no more calls than one chain
+from observation to code. A model that states few observations gets no more plans than they have
+subsets. Where the client says what the whole reply has to look like, no plan stands in front.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import Annotated, Any, TypeVar
 from proxy.chat import Chat, Reply
 from proxy.classes import Classes
 from proxy.drawing import draw
-from proxy.llm import DRAFT, LLM, Range, Shape, UpstreamError, approach
+from proxy.llm import LLM, Range, Shape, UpstreamError, approach
 from proxy.search.programs import Case, Runner, canonical, inputs_in, program_in
 from proxy.search.stated import stated_tests
 from proxy.selection import select
@@ -43,16 +45,18 @@ from proxy.voting import Tally, decided
 
 #: To run programs on, where the problem states no tests.
 _INPUTS = 6
+#: Of fewer programs the outputs say no more than whether one of them is wrong.
+_COMPARABLE = 3
 K = TypeVar("K", bound=Hashable)
 
 
 def _shape(o: Any) -> Shape:
     plans = min(o.samples, 1 + o.observations + comb(o.observations, 2))
     if plans == 1:
-        return Shape(calls=3, rounds=3)
+        return Shape(calls=2, rounds=2)
     # At least one plan is carried out; at most all are, and the inputs settle nothing.
-    most = 1 + 2 * plans + o.execute + o.selections
-    return Shape(calls=(2 + plans, most), rounds=(3, 4))
+    inputs = o.execute and plans >= _COMPARABLE
+    return Shape(calls=(1 + plans, 1 + plans + inputs + o.selections), rounds=(2, 3))
 
 
 @approach(
@@ -66,9 +70,9 @@ async def plansearch(
     chat: Chat,
     llm: LLM,
     *,
-    samples: Annotated[int, Range(1, 64), "plans, each from another subset"] = 8,
+    samples: Annotated[int, Range(1, 64), "plans, each from another subset"] = 2,
     observations: Annotated[int, Range(1, 12), "first observations to ask for"] = 6,
-    selections: Annotated[int, Range(1, 9), "judges that vote on the answers"] = 3,
+    selections: Annotated[int, Range(1, 9), "judges that vote on the answers"] = 1,
     execute: Annotated[bool, "run programs, apart from the service, to select"] = True,
     seconds: Annotated[float, Range(1.0, 30.0), "a program may run"] = 5.0,
 ) -> Reply:
@@ -106,16 +110,21 @@ async def _observed(chat: Chat, llm: LLM, most: int) -> list[str]:
 
 
 def _subsets(observations: Sequence[str]) -> list[tuple[str, ...]]:
-    """All of at most two, the smallest first."""
-    return [subset for size in range(3) for subset in combinations(observations, size)]
+    """All of at most two; in front, so that few plans say much, pairs that share nothing."""
+    apart = list(zip(observations[::2], observations[1::2], strict=False))
+    every = (subset for size in range(3) for subset in combinations(observations, size))
+    return [*apart, *(subset for subset in every if subset not in apart)]
 
 
 async def _answer(chat: Chat, llm: LLM, subset: Sequence[str], nth: int) -> Reply:
-    """A solution in words from ``subset``, carried out."""
+    """A solution in words from ``subset``, carried out: the latter."""
     listed = "\n".join(f"- {observation}" for observation in subset)
-    prompt = _SOLVE_FROM.format(observations=listed) if subset else _SOLVE
-    plan = await llm.answer(chat.followed_by(prompt), nth=nth, **DRAFT)
-    return await llm.answer(chat.followed_by(_CARRY_OUT.format(plan=plan.rendered)), nth=nth)
+    noticed = _NOTICED.format(observations=listed) if subset else ""
+    shaped = chat.formatted or chat.params.get("stop")
+    prompt = noticed + (_ANSWER if shaped else _PLAN + _ANSWER)
+    reply = await llm.answer(chat.followed_by(prompt), nth=nth)
+    _, planned, carried_out = reply.text.rpartition(_PLANNED)
+    return reply.with_text(carried_out.strip()) if planned and carried_out.strip() else reply
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +210,8 @@ class _Contest:
         """One of the programs that do the same on inputs that a model thinks up; None for none."""
         found = ((answer, program_in(answer.rendered)) for answer in answers)
         programs = [(answer, program) for answer, program in found if program is not None]
-        if self.runner is None or len({program for _, program in programs}) < 2:
+        differ = len({program for _, program in programs}) > 1
+        if self.runner is None or not differ or len(programs) < _COMPARABLE:
             return None
         asking = chat.followed_by(_THINK_UP.format(count=_INPUTS))
         try:
@@ -259,28 +269,29 @@ conditions, invariants, limits, cases at the edge, a known problem that it resem
 numbered list of {count} observations that differ in kind, one sentence each, each understandable \
 without the others. Hints only. Do not provide the final answer."""
 
-_SOLVE = """\
-Plan a solution to the problem above, in words: the idea, the steps, why they are right, and what \
-they cost. No code yet. Do not provide the final answer."""
+#: What stands between a plan and what it led to.
+_PLANNED = "</plan>"
 
-_SOLVE_FROM = """\
-This has been noticed about the problem above:
+_NOTICED = """\
+This has been noticed about the message above:
 
 {observations}
 
-Plan a solution that builds on it, in words: the idea, the steps, how each point is used, why the \
-steps are right, and what they cost. No code yet. Do not provide the final answer."""
+Build on it.
 
-_CARRY_OUT = """\
-This is a plan for it:
+"""
 
-<plan>
-{plan}
-</plan>
+_PLAN = """\
+Begin with a plan in words, between <plan> and </plan>: the idea, the steps, how each point that \
+was noticed is used, why the steps are right, and what they cost. No code in it. Behind it, carry \
+the plan out; depart from it where it turns out to be wrong. The reader does not see the plan: do \
+not mention it.
 
-Carry the plan out and answer in full. If the request wants a program, write it in the language \
-that it names or that its material is in; if it wants none, write none. Depart from the plan where \
-it is wrong. The reader has not seen the plan: do not mention it."""
+"""
+
+_ANSWER = """\
+Answer the message in full. If it wants a program, write it in the language that it names or that \
+its material is in; if it wants none, write none."""
 
 _THINK_UP = """\
 Programs that answer the message above are about to be run on the same inputs, to see where they \

@@ -4,10 +4,10 @@ Ye, Chen, Dillig, Durrett: SatLM, arXiv:2305.09656; Pan, Albalak, Wang, Wang: Lo
 arXiv:2305.12295. A model is better at saying what is asked than at working it out.
 
 1. Formalise: a Python program that states the problem for Z3 or SymPy and prints what they find.
-   The direct answer is asked for alongside, or with ``direct=false`` only where it is needed.
 2. Run the program, apart from the service (`proxy.sandbox`).
 3. Repair: where it fails or prints nothing, ask for a better one, with what went wrong; a few
-   times at most.
+   times at most. The direct answer is asked for alongside, at half of the time at the latest; with
+   ``direct`` it is from the start.
 4. Explain: answer from what was printed. It streams.
 
 A request that is no matter for a solver gets the direct answer, as does one whose program never
@@ -22,14 +22,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from proxy.chat import Chat, Reply
-from proxy.llm import LLM, Range, Shape, UpstreamError, approach
+from proxy.llm import LLM, Need, Range, Shape, UpstreamError, approach
 
 
 @approach(
     "z3",
     paper="arXiv:2305.09656",
     shape=lambda o: Shape(
-        calls=(2, 2 + o.direct + o.repairs), rounds=(1 if o.direct else 2, 2 + o.repairs)
+        calls=(2, 2 + o.repairs + (o.direct or o.repairs > 0)),
+        rounds=(1 if o.direct else 2, 2 + o.repairs),
     ),
     use="Puzzles, schedules, equations: what can be stated exactly and is hard to search by hand.",
     roles=lambda _: ("proposer", "helper", "aggregator"),
@@ -41,26 +42,32 @@ async def z3(
     *,
     repairs: Annotated[int, Range(0, 3), "better programs to ask for where one fails"] = 3,
     seconds: Annotated[float, Range(1.0, 120.0), "a program may run"] = 30.0,
-    direct: Annotated[bool, "ask for the direct answer before it is known to be needed"] = True,
+    direct: Annotated[bool, "ask for the direct answer before a program has failed"] = False,
 ) -> Reply:
     """Put the question to Z3 or SymPy in a program, run it, and explain what it printed."""
     answer: Reply | None = None
     solved: _Solved | None = None
 
+    needed = llm.need()
+    if direct:
+        needed.arise()
+
     async def directly() -> Reply:
+        await needed.arisen()
         return await llm.answer(chat.messages)
 
     async def formally() -> _Solved | None:
-        return await _solved(chat, llm, repairs, seconds)
+        return await _solved(chat, llm, repairs, seconds, needed)
 
-    members = (directly(), formally()) if direct else (formally(),)
-    async with llm.fan(members) as landed:
+    async with llm.fan((formally(), directly())) as landed:
         async for result in landed:
             if isinstance(result, Reply):
                 answer = result
                 llm.keep(answer)
-            elif result is not None:
-                solved = result
+                continue
+            solved = result
+            # A direct answer that nobody has asked for yet is one that streams.
+            if solved is not None or not needed:
                 break
     if solved is None:
         return answer if answer is not None else await llm.final(chat.messages)
@@ -78,7 +85,9 @@ class _Solved:
     output: str
 
 
-async def _solved(chat: Chat, llm: LLM, repairs: int, seconds: float) -> _Solved | None:
+async def _solved(
+    chat: Chat, llm: LLM, repairs: int, seconds: float, needed: Need
+) -> _Solved | None:
     """A program that printed something, and what; None where there is none."""
     instruction = _FORMALISE.format(libraries=_listed(llm.sandbox.libraries), seconds=seconds)
     text = instruction
@@ -98,6 +107,8 @@ async def _solved(chat: Chat, llm: LLM, repairs: int, seconds: float) -> _Solved
         if ran.error is None and ran.output:
             return _Solved(program, ran.output)
         llm.note(f"program {attempt + 1} failed")
+        if attempt < repairs:
+            needed.arise()
         problem = ran.error or "It printed nothing."
         text = f"{instruction}\n\n{_REPAIR.format(program=program, problem=problem)}"
     return None

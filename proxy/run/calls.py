@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from proxy.chat import Reply
-from proxy.errors import ProxyError, UpstreamError, UpstreamInvalid
+from proxy.errors import EmptyReply, ProxyError, UpstreamError, UpstreamInvalid
 from proxy.run.fan import SLOW, depth
 from proxy.run.scope import Run
 from proxy.telemetry.record import new_span_id
@@ -266,3 +266,12 @@ async def stream(run: Run, call: Call, role: str, *, approach: str = "") -> Asyn
 def _usage(answer: Json) -> Mapping[str, Any] | None:
     usage = answer.get("usage")
     return usage if isinstance(usage, dict) and usage else None
+
+
+def said(reply: Reply) -> Reply:
+    """``reply``, which says something; raises `EmptyReply` where it does not."""
+    if reply.empty:
+        raise EmptyReply(
+            f"Model '{reply.model}' answered with nothing (finish_reason {reply.finish_reason!r})."
+        )
+    return reply

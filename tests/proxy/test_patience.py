@@ -86,7 +86,7 @@ def test_an_approach_answers_without_a_sample_that_hangs(
 ) -> None:
     # Before what plansearch and deepthink begin with, nobody can go on.
     skip = {"plansearch": 1, "deepthink": 0}.get(slug, 0)
-    options = {"discover": False} if slug == "deepthink" else {}
+    options = {"deepthink": {"discover": False}, "plansearch": {"samples": 3}}.get(slug, {})
     behaviours = [Fault("no_usage", times=skip)] if skip else []
     sim.behave(latency=0.02, faults=(*behaviours, Fault("hang", times=1)))
     answer = make_proxy(patience=1.0).ask(f"{slug}-sim", optillm_options=options).json

@@ -1,4 +1,4 @@
-"""Plan search: plans from different subsets of observations, each carried out, one selected."""
+"""Plan search: plans from different subsets of observations, carried out, one selected."""
 
 from __future__ import annotations
 
@@ -44,15 +44,13 @@ def stage(call: Any) -> str:
     text = prompt(call)
     if "Best candidate:" in text:
         return "select"
-    if "<plan>" in text:
-        return "carry out"
     if "Think up" in text:
         return "think up"
-    return "observe" if "numbered list" in text else "plan"
+    return "observe" if "numbered list" in text else "solve"
 
 
 def subset(text: str) -> tuple[str, ...]:
-    """The observations that a planning prompt gives."""
+    """The observations that a prompt for a plan gives."""
     return tuple(line[2:] for line in text.splitlines() if line.startswith("- "))
 
 
@@ -111,10 +109,13 @@ async def never() -> str:
     return ""
 
 
+#: More than by default, so that there is something to select from.
+WIDE = {"samples": 8, "selections": 3}
+
+
 def searched(
     observed: Any = OBSERVATIONS,
-    plan: Callable[[tuple[str, ...]], Any] = lambda given: f"Plan of {' & '.join(given)}.",
-    answer: Callable[[str], Any] = lambda text: f"{text.partition('<plan>')[2][:60]} \\boxed{{1}}",
+    answer: Callable[[str], Any] = lambda text: f"{' '.join(subset(text))} \\boxed{{1}}",
     select: Any = "Best candidate: 1",
     inputs: Any = UpstreamError("down"),
     problem: str = QUESTION,
@@ -122,15 +123,14 @@ def searched(
     members: tuple[Member, ...] = (),
     limits: Limits | None = None,
     time: float = 60.0,
+    params: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Driver:
     def respond(call: Call) -> Any:
         match stage(call):
             case "observe":
                 return observed
-            case "plan":
-                return plan(subset(prompt(call)))
-            case "carry out":
+            case "solve":
                 return answer(prompt(call))
             case "think up":
                 return inputs
@@ -139,10 +139,12 @@ def searched(
     async def run() -> Driver:
         messages = [{"role": "user", "content": problem}]
         upstream = FakeUpstream(respond)
-        driver = Driver(upstream, *members, limits=limits, seconds=time, messages=messages)
+        driver = Driver(
+            upstream, *members, limits=limits, seconds=time, messages=messages, params=params
+        )
         if sandbox is not None:
             driver.run.services = replace(driver.run.services, sandbox=sandbox)
-        await driver.play("plansearch", **options)
+        await driver.play("plansearch", **{**WIDE, **options})
         assert upstream.running == 0
         assert not getattr(sandbox, "running", 0)
         return driver
@@ -164,71 +166,92 @@ class TestSubsets:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(**UNLIKE)
-        for options in ({}, {"samples": 22}, {"samples": 12, "observations": 4}):
+        for options, plans in (
+            ({}, 2),
+            ({"samples": 8}, 8),
+            ({"samples": 22}, 22),
+            ({"samples": 12, "observations": 4}, 11),
+        ):
             sim.reset()
             proxy.ask("plansearch-sim", optillm_options=options)
-            plans = [prompt(call) for call in sim.log.records if stage(call) == "plan"]
-            subsets = [subset(text) for text in plans]
-            assert len(set(map(frozenset, subsets))) == len(subsets)
-            assert len(subsets) == min(options.get("samples", 8), 22 if len(options) < 2 else 11)
+            prompts = [prompt(call) for call in sim.log.records if stage(call) == "solve"]
+            subsets = [subset(text) for text in prompts]
+            assert len(set(map(frozenset, subsets))) == len(subsets) == plans
             assert all(len(given) <= 2 for given in subsets)
 
-    def test_begin_with_none_then_one_then_two(self) -> None:
-        given = [subset(text) for text in asked(searched(samples=7), "plan")]
+    def test_begin_with_pairs_apart_then_none_then_one_then_two(self) -> None:
+        given = [subset(text) for text in asked(searched(samples=7), "solve")]
         one, two, three = "It is odd.", "It is prime.", "It is small."
         assert given == [
+            (one, two),
             (),
             (one,),
             (two,),
             (three,),
-            (one, two),
             (one, three),
             (two, three),
         ]
 
+    def test_few_share_nothing(self) -> None:
+        observed = "\n".join(f"{number}. Fact {number}." for number in range(1, 7))
+        given = [subset(text) for text in asked(searched(observed, samples=3), "solve")]
+        assert [len(pair) for pair in given] == [2, 2, 2]
+        assert len({fact for pair in given for fact in pair}) == 6
+
     def test_of_fewer_observations_are_fewer(self) -> None:
         driver = searched("1. It is odd.\n2. It is odd.\n")
-        assert [subset(text) for text in asked(driver, "plan")] == [(), ("It is odd.",)]
+        assert [subset(text) for text in asked(driver, "solve")] == [(), ("It is odd.",)]
 
     @pytest.mark.parametrize(
         "observed", [UpstreamError("down"), completion(None), "Nothing comes to mind."]
     )
     def test_without_observations_one_plan_is_made(self, observed: Any) -> None:
         driver = searched(observed)
-        assert [subset(text) for text in asked(driver, "plan")] == [()]
+        assert [subset(text) for text in asked(driver, "solve")] == [()]
         assert "boxed" in driver.text
 
     def test_observations_in_another_language(self) -> None:
-        driver = searched("1、它是奇数。\n2、它是质数。", samples=4)
-        assert subset(asked(driver, "plan")[3]) == ("它是奇数。", "它是质数。")
+        driver = searched("1、它是奇数。\n2、它是质数。", samples=1)
+        assert subset(asked(driver, "solve")[0]) == ("它是奇数。", "它是质数。")
 
 
 class TestPlans:
-    def test_are_carried_out_whole_one_by_one(self) -> None:
-        driver = searched(plan=lambda given: f"Plan of {len(given)}. " * 900 + str(given))
-        steps = asked(driver, "carry out")
-        assert len(steps) == len({text.partition("<plan>")[2] for text in steps}) == 7
-        assert all(len(text) > 9000 for text in steps)
+    @pytest.mark.parametrize(
+        ("said", "seen"),
+        [
+            ("<plan>\nMultiply. 7\n</plan>\n\nIt is \\boxed{1}.", "It is \\boxed{1}."),
+            ("<think>a</plan>b</think><plan>c</plan>It is 1.", "It is 1."),
+            ("It is 1, and no plan.", "It is 1, and no plan."),
+            ("<plan>It is 1.</plan>", "<plan>It is 1.</plan>"),
+            ("<plan>It is 1.", "<plan>It is 1."),
+        ],
+        ids=["as asked", "thinking", "none", "only a plan", "never closed"],
+    )
+    def test_are_not_part_of_the_answer(self, said: str, seen: str) -> None:
+        assert searched(answer=lambda _: said, samples=1).text == seen
 
-    def test_each_as_soon_as_it_is_made(self) -> None:
-        async def run() -> None:
-            slow, carried_out = asyncio.Event(), asyncio.Event()
+    def test_are_no_answer_that_is_voted_on(self) -> None:
+        said = iter(["<plan>5, 2</plan>\\boxed{1}", "<plan>9</plan>\\boxed{1}"])
+        driver = searched(answer=lambda _: next(said), samples=2)
+        assert driver.text == "\\boxed{1}"
+        assert driver.run.ledger.decisions[0].why == "2 of 2 agree"
 
-            async def respond(call: Call) -> str:
-                if stage(call) == "plan" and len(subset(prompt(call))) == 1:
-                    await slow.wait()
-                if stage(call) == "carry out":
-                    carried_out.set()
-                return OBSERVATIONS if stage(call) == "observe" else "As said."
-
-            driver = Driver(FakeUpstream(respond))
-            playing = asyncio.create_task(driver.play("plansearch", samples=4))
-            async with asyncio.timeout(30):
-                await carried_out.wait()
-                slow.set()
-                await playing
-
-        asyncio.run(run())
+    @pytest.mark.parametrize(
+        ("params", "planned"),
+        [
+            ({}, True),
+            ({"max_tokens": 500}, True),
+            ({"response_format": {"type": "text"}}, True),
+            ({"response_format": {"type": "json_object"}}, False),
+            ({"stop": ["\n"]}, False),
+        ],
+    )
+    def test_are_not_asked_for_in_an_answer_of_a_given_shape(
+        self, params: Mapping[str, Any], planned: bool
+    ) -> None:
+        prompts = asked(searched(params=params), "solve")
+        assert len(prompts) == 7
+        assert {"<plan>" in text for text in prompts} == {planned}
 
     def test_no_language_is_forced_on_the_client(
         self, proxy: InProcess, sim: SimulatorThread
@@ -238,27 +261,27 @@ class TestPlans:
         assert not any("python" in str(call.body).lower() for call in sim.log.records)
         assert all(prompt(call).startswith("Write 17") for call in sim.log.records)
 
-    def test_are_drafts_and_their_answers_are_not(
+    def test_answers_have_the_clients_shape_and_observations_do_not(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         proxy.ask("plansearch-sim", max_tokens=300, stop=["STOP"])
         for call in sim.log.records:
-            assert ("stop" in (call.body or {})) == (stage(call) == "carry out")
+            assert ("stop" in (call.body or {})) == (stage(call) == "solve")
 
     def test_one_that_fails_is_made_from_a_subset_that_is_left(self) -> None:
-        def plan(given: tuple[str, ...]) -> Any:
-            return UpstreamError("down") if given == ("It is odd.",) else f"Plan of {given}."
+        def answer(text: str) -> Any:
+            return UpstreamError("down") if subset(text) == ("It is odd.",) else numbered(text)
 
-        driver = searched(plan=plan, answer=numbered, samples=3)
-        assert subset(asked(driver, "plan")[-1]) == ("It is small.",)
-        assert len(asked(driver, "carry out")) == 3
+        driver = searched(answer=answer, samples=3)
+        assert subset(asked(driver, "solve")[-1]) == ("It is prime.",)
+        assert len(asked(driver, "solve")) == 4
 
 
 class TestSelection:
     def test_nothing_is_judged_where_all_agree(self) -> None:
         driver = searched()
         assert not asked(driver, "select")
-        assert driver.run.ledger.rounds == 3
+        assert driver.run.ledger.rounds == 2
 
     def test_programs_that_differ_are_judged(self) -> None:
         def program(text: str) -> str:
@@ -269,9 +292,9 @@ class TestSelection:
 
     def test_the_judge_decides(self, proxy: InProcess, sim: SimulatorThread) -> None:
         sim.behave(**{**UNLIKE, "probability": 0.15}, judge_separation=10, seed=1)
-        answer = proxy.ask("plansearch-sim").json
+        answer = proxy.ask("plansearch-sim", optillm_options=WIDE).json
         assert "\\boxed{391}" in answer["choices"][0]["message"]["content"]
-        assert (answer["optillm"]["rounds"], answer["optillm"]["calls"]) == (4, 20)
+        assert (answer["optillm"]["rounds"], answer["optillm"]["calls"]) == (3, 12)
 
     @pytest.mark.parametrize(
         "verdict",
@@ -279,12 +302,13 @@ class TestSelection:
     )
     def test_without_a_judge_one_of_a_largest_class_is_the_answer(self, verdict: Any) -> None:
         def answer(text: str) -> str:
-            if "odd" in text:
+            if len(given := subset(text)) == 2:
                 return "I do not know what to say to this, as there is no end to it. Or is there?"
-            return "\\boxed{1}" if "prime" in text else "\\boxed{2}"
+            return "\\boxed{1}" if given in [("It is odd.",), ("It is prime.",)] else "\\boxed{2}"
 
-        driver = searched(answer=answer, select=verdict, samples=4)
-        assert driver.text == "\\boxed{2}"
+        driver = searched(answer=answer, select=verdict, samples=5)
+        assert len(asked(driver, "select")) == 3
+        assert driver.text in ("\\boxed{1}", "\\boxed{2}")
 
 
 class TestVote:
@@ -297,17 +321,16 @@ class TestVote:
         assert len(asked(driver, "select")) == judges
         if not judges:
             assert driver.text == "\\boxed{1}"
-            assert driver.run.ledger.rounds == 3
+            assert driver.run.ledger.rounds == 2
 
     def test_ends_the_plans_that_can_change_nothing(self) -> None:
-        async def late(_: tuple[str, ...]) -> str:
-            await asyncio.sleep(60)
-            return "A plan."
+        def answer(text: str) -> Any:
+            return asyncio.sleep(60, "late") if len(subset(text)) == 2 else "\\boxed{1}"
 
-        driver = searched(plan=lambda given: late(given) if len(given) == 2 else "A plan.")
-        assert driver.text.endswith("\\boxed{1}")
+        driver = searched(answer=answer)
+        assert driver.text == "\\boxed{1}"
         assert driver.upstream.cancelled == 3
-        assert len(driver.upstream.calls) == 1 + 7 + 4
+        assert len(driver.upstream.calls) == 1 + 7
         (decision,) = driver.run.ledger.decisions
         assert (decision.kind, decision.why) == ("vote", "4 of 4 agree")
 
@@ -327,23 +350,17 @@ def written(text: str) -> str:
 
 class TestStatedTests:
     def test_the_first_program_that_passes_them_ends_the_search(self) -> None:
-        async def late() -> str:
-            await asyncio.sleep(60)
-            return "A plan."
+        def answer(text: str) -> Any:
+            return written(text) if subset(text) == ("It is odd.",) else asyncio.sleep(60, "late")
 
         sandbox = Sandbox(lambda program, given: f"{sum(map(int, given.split()))} \n")
-        driver = searched(
-            plan=lambda given: f"Plan of {given}" if given == ("It is odd.",) else late(),
-            answer=written,
-            problem=SUM,
-            sandbox=sandbox,
-        )
+        driver = searched(answer=answer, problem=SUM, sandbox=sandbox)
         assert "# odd\n" in driver.text
         assert len(sandbox.programs) == 1
         assert driver.upstream.cancelled == 6
-        shape = discover()["plansearch"].shape({"observations": 3})
-        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (9, 3)
-        assert (shape.least_calls, shape.least_rounds) == (9, 3)
+        shape = discover()["plansearch"].shape({**WIDE, "observations": 3})
+        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (8, 2)
+        assert (shape.least_calls, shape.least_rounds) == (8, 2)
         (decision,) = driver.run.ledger.decisions
         assert decision.why == "passes 2 of 2 tests that the problem states"
         assert (decision.kind, decision.winner) == ("check", 0)
@@ -373,28 +390,26 @@ class TestStatedTests:
         assert len(asked(driver, "select")) == 3
 
     def test_a_vote_does_not_stand_against_them(self) -> None:
-        def answer(text: str) -> str:
-            return written(text) if "small" in text else "\\boxed{7}"
+        def answer(text: str) -> Any:
+            small = "small" in text
+            said = written(text) if small else "\\boxed{7}"
+            return asyncio.sleep(0.05, said) if small is program_late else said
 
-        async def late() -> str:
-            await asyncio.sleep(0.05)
-            return "Plan of It is small."
-
+        program_late = True
         driver = searched(
-            plan=lambda given: late() if "It is small." in given else "A plan.",
             answer=answer,
             problem=SUM,
             sandbox=Sandbox(lambda _, given: "7" if given.startswith("3") else "2"),
             samples=6,
         )
         assert "boxed" in driver.text
+        program_late = False
         driver = searched(
-            plan=lambda given: late() if "It is small." not in given else "It is small.",
             answer=answer,
             problem=SUM,
             sandbox=Sandbox(lambda _, given: "7" if given.startswith("3") else "nothing"),
         )
-        assert "# small" in driver.text
+        assert "small\n```" in driver.text
 
     def test_programs_in_other_languages_are_not_run(self) -> None:
         sandbox = Sandbox(lambda *_: "7")
@@ -428,7 +443,7 @@ class TestStatedTests:
         sandbox = Sandbox(lambda *_: "7")
         driver = searched(answer=written, problem=SUM, sandbox=sandbox, samples=1)
         assert not sandbox.programs
-        assert len(driver.upstream.calls) == 3
+        assert len(driver.upstream.calls) == 2
 
     def test_in_the_real_sandbox(self) -> None:
         bodies = {
@@ -445,7 +460,7 @@ class TestStatedTests:
             answer=answer,
             problem="Write add.\n>>> add(3, 4)\n7\n>>> add(1, 1)\n2\n",
             sandbox=Subprocess(),
-            samples=4,
+            samples=5,
             seconds=2.0,
         )
         assert "return a + b" in driver.text
@@ -471,7 +486,7 @@ class TestConsensus:
         sandbox = Sandbox(self.prints)
         driver = searched(answer=written, inputs=self.INPUTS, sandbox=sandbox, select=never)
         assert "# small\n" in driver.text or "# prime" in driver.text
-        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (19, 4)
+        assert (len(driver.upstream.calls), driver.run.ledger.rounds) == (12, 3)
         assert driver.upstream.cancelled == len(asked(driver, "select")) == 3
         (decision,) = driver.run.ledger.decisions
         assert decision.kind == "vote"
@@ -504,10 +519,10 @@ class TestConsensus:
             return None if printed is None else str(printed)
 
         driver = searched(answer=written, inputs=inputs, sandbox=Sandbox(said))
-        shape = discover()["plansearch"].shape({"observations": 3})
+        shape = discover()["plansearch"].shape({**WIDE, "observations": 3})
         assert len(asked(driver, "think up")) == 1
-        assert driver.run.ledger.rounds == shape.most_rounds == 4
-        assert len(driver.upstream.calls) == shape.most_calls == 19
+        assert driver.run.ledger.rounds == shape.most_rounds == 3
+        assert len(driver.upstream.calls) == shape.most_calls == 12
 
     def test_where_nobody_thinks_up_inputs_judges_decide(self) -> None:
         driver = searched(answer=written, sandbox=Sandbox(lambda *_: "7"))
@@ -526,16 +541,19 @@ class TestConsensus:
         sandbox = Sandbox(lambda *_: "7")
         driver = searched(answer=lambda _: written(""), inputs=self.INPUTS, sandbox=sandbox)
         assert not sandbox.programs
-        assert len(driver.upstream.calls) == 15
+        assert len(driver.upstream.calls) == 8
 
-    def test_is_not_asked_for_one_program(self) -> None:
-        driver = searched(
-            answer=lambda text: written(text) if "<plan>\nPlan of .\n" in text else numbered(text),
-            inputs=self.INPUTS,
-            sandbox=Sandbox(lambda *_: "7"),
-            samples=3,
-        )
-        assert not asked(driver, "think up")
+    @pytest.mark.parametrize(("programs", "inputs"), [(1, 0), (2, 0), (3, 1)])
+    def test_is_not_asked_for_fewer_than_three(self, programs: int, inputs: int) -> None:
+        texts = iter(range(9))
+
+        def answer(text: str) -> str:
+            return written(text) if next(texts) < programs else numbered(text)
+
+        sandbox = Sandbox(lambda *_: "7")
+        driver = searched(answer=answer, inputs=self.INPUTS, sandbox=sandbox, samples=5)
+        assert len(asked(driver, "think up")) == inputs
+        assert bool(sandbox.programs) == bool(inputs)
 
     def test_at_the_deadline_the_best_so_far(self) -> None:
         sandbox = Sandbox(lambda *_: asyncio.Event())
@@ -551,12 +569,13 @@ class TestTrust:
         sandbox = Sandbox(lambda *_: "7")
         driver = searched(answer=written, problem=SUM, sandbox=sandbox, execute=False)
         assert not sandbox.programs
-        assert (len(asked(driver, "select")), driver.run.ledger.rounds) == (3, 4)
-        assert discover()["plansearch"].shape({"execute": False}).most_rounds == 4
+        assert (len(asked(driver, "select")), driver.run.ledger.rounds) == (3, 3)
+        shape = discover()["plansearch"].shape({**WIDE, "execute": False})
+        assert (shape.most_calls, shape.most_rounds) == (12, 3)
 
     def test_a_sandbox_that_runs_nothing(self) -> None:
         driver = searched(answer=written, problem=SUM, sandbox=Closed())
-        assert (len(asked(driver, "select")), driver.run.ledger.rounds) == (3, 4)
+        assert (len(asked(driver, "select")), driver.run.ledger.rounds) == (3, 3)
 
     @pytest.mark.parametrize(("allow", "runs"), [("", False), ("plansearch", True)])
     def test_the_router(self, allow: str, runs: bool) -> None:
@@ -565,7 +584,7 @@ class TestTrust:
                 return Choice("plansearch", "classifier", 0.9)
 
         async def run() -> None:
-            said = {"observe": OBSERVATIONS, "plan": "A plan.", "carry out": "```py\nf()\n```"}
+            said = {"observe": OBSERVATIONS, "solve": "```py\nf()\n```"}
             upstream = FakeUpstream(lambda call: said[stage(call)])
             driver = Driver(upstream, messages=[{"role": "user", "content": SUM}])
             services: Any = driver.run.services
@@ -598,10 +617,12 @@ class TestAtTheSimulator:
     @pytest.mark.parametrize(
         ("behaviour", "options", "calls", "rounds", "peak"),
         [
-            ({}, {}, 17, 3, 8),
-            (UNLIKE, {}, 20, 4, 8),
-            (UNLIKE, {"samples": 1}, 3, 3, 1),
-            (UNLIKE, {"samples": 12, "observations": 3, "selections": 1}, 16, 4, 7),
+            ({}, {}, 3, 2, 2),
+            (UNLIKE, {}, 4, 3, 2),
+            ({}, WIDE, 9, 2, 8),
+            (UNLIKE, WIDE, 12, 3, 8),
+            (UNLIKE, {"samples": 1}, 2, 2, 1),
+            (UNLIKE, {"samples": 12, "observations": 3, "selections": 1}, 9, 3, 7),
         ],
         ids=str,
     )
@@ -626,7 +647,7 @@ class TestAtTheSimulator:
     def test_a_streamed_answer_costs_the_same(self, proxy: InProcess, sim: SimulatorThread) -> None:
         sim.behave(**UNLIKE)
         optillm = proxy.stream("plansearch-sim")[-2]["optillm"]
-        assert (optillm["calls"], optillm["rounds"]) == (20, 4)
+        assert (optillm["calls"], optillm["rounds"]) == (4, 3)
         assert eventually(lambda: sim.log.inflight == 0)
 
 
@@ -658,11 +679,11 @@ class TestFaults:
 
 class TestTimeAndBudget:
     def test_a_small_budget_pays_for_all_but_the_judges(self) -> None:
-        driver = searched(answer=numbered, samples=4, limits=Limits(max_calls=9))
+        driver = searched(answer=numbered, samples=4, limits=Limits(max_calls=5))
         assert "boxed" in driver.text
         assert driver.run.ledger.exhausted == "max_calls"
 
-    @pytest.mark.parametrize("calls", [6, 7])
+    @pytest.mark.parametrize("calls", [5, 6])
     def test_the_least_budget_pays_for_one_answer(self, calls: int) -> None:
         driver = searched(answer=numbered, samples=4, limits=Limits(max_calls=calls))
         assert "boxed" in driver.text
@@ -681,8 +702,8 @@ def test_what_the_upstream_does_with_n(
     proxy: InProcess, sim: SimulatorThread, support: str
 ) -> None:
     sim.behave(n=support)
-    answer = proxy.ask("plansearch-sim", n=2, optillm_options={"samples": 2}).json
-    assert (len(answer["choices"]), answer["optillm"]["calls"]) == (2, 10)
+    answer = proxy.ask("plansearch-sim", n=2).json
+    assert (len(answer["choices"]), answer["optillm"]["calls"]) == (2, 6)
 
 
 def test_the_conversation_stays_in_front(proxy: InProcess, sim: SimulatorThread) -> None:
@@ -705,11 +726,10 @@ def test_an_ensembles_members_do_their_part() -> None:
     driver = searched(answer=lambda text: f"\\boxed{{{len(text)}}}", members=members, samples=2)
     models = [(stage(call), call.model) for call in driver.upstream.calls]
     assert models[0] == ("observe", "fred")
-    assert {model for step, model in models if step == "plan"} == {"anna", "bela"}
+    assert {model for step, model in models if step == "solve"} == {"anna", "bela"}
     assert {model for step, model in models if step == "select"} == {"dora"}
 
 
 def test_inside_pipelines(proxy: InProcess, sim: SimulatorThread) -> None:
-    two = {"samples": 2}
-    assert proxy.ask("none&plansearch-sim", optillm_options=two).json["optillm"]["calls"] == 1 + 5
+    assert proxy.ask("none&plansearch-sim").json["optillm"]["calls"] == 1 + 3
     assert len(proxy.ask("plansearch|none-sim").json["choices"]) == 2

@@ -1,4 +1,4 @@
-"""Z3: a program beside the direct answer, run apart, repaired, and explained."""
+"""Z3: a program, run apart, repaired beside the direct answer, and explained."""
 
 from __future__ import annotations
 
@@ -78,9 +78,11 @@ class Model:
             return said
         return {"direct": "Off the cuff: 390.", "explain": "It is 391."}.get(name, PROGRAM)
 
-    def play(self, *members: Member, outlet: Any = None, **options: Any) -> Driver:
+    def play(
+        self, *members: Member, outlet: Any = None, time: float = 60.0, **options: Any
+    ) -> Driver:
         async def run() -> Driver:
-            driver = Driver(self.upstream, *members, outlet=outlet)
+            driver = Driver(self.upstream, *members, outlet=outlet, seconds=time)
             driver.run.services = replace(driver.run.services, sandbox=self.sandbox)
             await driver.play("z3", **options)
             assert self.upstream.running == 0
@@ -97,7 +99,7 @@ class TestSolved:
         model = Model()
         driver = model.play()
         assert driver.text == "It is 391."
-        assert sorted(model.stages()) == ["direct", "explain", "formalise"]
+        assert model.stages() == ["formalise", "explain"]
         assert driver.run.ledger.rounds == 2
         assert model.sandbox.programs == ["print(17 * 23)"]
         explained = prompt(model.upstream.calls[-1])
@@ -115,7 +117,7 @@ class TestSolved:
 
     def test_nobody_waits_for_the_direct_answer(self) -> None:
         model = Model(lambda name, _: asyncio.sleep(60, "late") if name == "direct" else None)
-        assert model.play().text == "It is 391."
+        assert model.play(direct=True).text == "It is 391."
         assert model.upstream.cancelled == 1
 
     def test_the_explanation_streams(self) -> None:
@@ -182,58 +184,100 @@ class TestRepair:
 class TestDirectly:
     @pytest.mark.parametrize("said", ["This is a matter of taste.", NEVER, ""])
     def test_where_it_is_no_matter_for_a_solver(self, said: Any) -> None:
+        outlet = Live()
         model = Model(lambda name, _: said if name == "formalise" else None)
-        driver = model.play()
+        driver = model.play(outlet=outlet)
         assert driver.text == "Off the cuff: 390."
-        assert (len(model.upstream.calls), driver.run.ledger.rounds) == (2, 1)
+        assert model.stages() == ["formalise", "direct"]
+        assert driver.run.ledger.rounds == (1 if said is NEVER else 2)
         assert not model.sandbox.programs
+        assert len(outlet.deltas) > 3
 
-    def test_once_more_where_that_failed_too(self) -> None:
+    def test_beside_the_first_repair(self) -> None:
+        async def respond(name: str) -> str | None:
+            if name in ("repair", "direct"):
+                begun.append(name)
+                async with asyncio.timeout(10):
+                    while len(begun) < 2:
+                        await asyncio.sleep(0)
+            return {"direct": "390", "explain": "391"}.get(name, PROGRAM)
+
+        begun: list[str] = []
+        model = Model(lambda name, _: respond(name), Sandbox(Ran("", "no"), Ran("391")))
+        driver = model.play()
+        assert (driver.text, driver.run.ledger.rounds) == ("391", 3)
+        assert [record.round for record in driver.run.ledger.calls] == [1, 2, 2, 3]
+
+    @pytest.mark.parametrize("late", ["formalise", "repair"])
+    def test_at_half_of_the_time(self, late: str) -> None:
+        model = Model(
+            lambda name, _: asyncio.sleep(60, "late") if name == late else None,
+            Sandbox(Ran("", "no")),
+        )
+        driver = model.play(time=0.4)
+        assert driver.text == "Off the cuff: 390."
+        assert driver.run.ledger.exhausted == "deadline"
+        assert model.stages().count("direct") == 1
+
+    @pytest.mark.parametrize("direct", [False, True])
+    def test_once_more_where_that_failed_too(self, direct: bool) -> None:
         failed: list[Call] = []
 
         def respond(name: str, call: Call) -> Any:
             if name == "direct" and not failed:
                 failed.append(call)
                 return NEVER
-            return "No." if name == "formalise" else None
+            return "No." if name == "repair" or (direct and name == "formalise") else None
 
-        assert Model(respond).play().text == "Off the cuff: 390."
+        model = Model(respond, Sandbox(Ran("", "no")))
+        assert model.play(direct=direct).text == "Off the cuff: 390."
+        assert model.stages().count("direct") == 2
 
     def test_an_error_only_where_nothing_is_left(self) -> None:
         with pytest.raises(UpstreamError):
             Model(lambda *_: NEVER).play()
 
-
-class TestDirectOnlyWhereItIsNeeded:
-    def test_a_program_that_runs_needs_none(self) -> None:
-        model = Model()
-        driver = model.play(direct=False)
-        assert driver.text == "It is 391."
-        assert model.stages() == ["formalise", "explain"]
-        assert driver.run.ledger.rounds == 2
-
-    @pytest.mark.parametrize("said", ["That is no matter for a program.", NEVER])
-    def test_it_is_asked_for_where_there_is_none(self, said: Any) -> None:
-        model = Model(lambda name, _: said if name == "formalise" else None)
-        driver = model.play(direct=False)
-        assert driver.text == "Off the cuff: 390."
+    def test_not_beside_the_last_program(self) -> None:
+        model = Model(sandbox=Sandbox(Ran("", "no")))
+        assert model.play(repairs=0).text == "Off the cuff: 390."
         assert model.stages() == ["formalise", "direct"]
 
-    def test_it_takes_what_it_declares(self) -> None:
-        shape = discover()["z3"].shape({"direct": False, "repairs": 3})
-        model = Model(sandbox=Sandbox(Ran("", "broken")))
-        driver = model.play(direct=False, repairs=3)
-        assert model.stages() == ["formalise", *["repair"] * 3, "direct"]
-        assert (len(model.upstream.calls), driver.run.ledger.rounds) == (5, 5)
-        assert (shape.most_calls, shape.most_rounds) == (5, 5)
-        assert (shape.least_calls, shape.least_rounds) == (2, 2)
+
+class TestDirectlyFromTheStart:
+    def test_beside_the_program(self) -> None:
+        model = Model()
+        driver = model.play(direct=True)
+        assert driver.text == "It is 391."
+        assert sorted(model.stages()) == ["direct", "explain", "formalise"]
+        assert driver.run.ledger.rounds == 2
+
+    @pytest.mark.parametrize("said", ["This is a matter of taste.", NEVER, ""])
+    def test_saves_a_round_where_it_is_no_matter_for_a_solver(self, said: Any) -> None:
+        model = Model(lambda name, _: said if name == "formalise" else None)
+        driver = model.play(direct=True)
+        assert driver.text == "Off the cuff: 390."
+        assert (len(model.upstream.calls), driver.run.ledger.rounds) == (2, 1)
+
+    @pytest.mark.parametrize("direct", [False, True])
+    @pytest.mark.parametrize("repairs", [0, 1, 3])
+    def test_it_takes_what_it_declares(self, repairs: int, direct: bool) -> None:
+        shape = discover()["z3"].shape({"direct": direct, "repairs": repairs})
+        failed = [Ran("", "broken")] * repairs
+        model = Model(sandbox=Sandbox(*failed, Ran("391")))
+        driver = model.play(direct=direct, repairs=repairs)
+        assert len(model.upstream.calls) == shape.most_calls
+        assert driver.run.ledger.rounds == shape.most_rounds
+        model = Model(lambda name, _: "No." if name == "formalise" else None)
+        driver = model.play(direct=direct, repairs=repairs)
+        assert len(model.upstream.calls) == shape.least_calls
+        assert driver.run.ledger.rounds == shape.least_rounds
 
 
 class TestAtTheSimulator:
     def test_it_takes_what_it_declares(self, proxy: InProcess, sim: SimulatorThread) -> None:
         sim.behave(latency=0.1)
         optillm = proxy.ask("z3-sim").json["optillm"]
-        assert (optillm["calls"], optillm["rounds"], sim.log.peak) == (3, 2, 2)
+        assert (optillm["calls"], optillm["rounds"], sim.log.peak) == (2, 2, 1)
 
     def test_what_is_stated_is_worked_out_by_the_program(
         self, proxy: InProcess, sim: SimulatorThread
@@ -280,8 +324,8 @@ class TestAtTheSimulator:
     def test_it_hands_its_answer_on_and_takes_one(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        assert proxy.ask("z3&none-sim").json["optillm"]["calls"] == 4
-        assert proxy.ask("none&z3-sim").json["optillm"]["calls"] == 4
+        assert proxy.ask("z3&none-sim").json["optillm"]["calls"] == 3
+        assert proxy.ask("none&z3-sim").json["optillm"]["calls"] == 3
 
 
 def test_no_prompt_chooses_what_runs_code(make_proxy: MakeProxy) -> None:
@@ -291,10 +335,11 @@ def test_no_prompt_chooses_what_runs_code(make_proxy: MakeProxy) -> None:
 
 
 def test_an_ensembles_members_play_their_parts() -> None:
-    model = Model()
+    model = Model(sandbox=Sandbox(Ran("", "no"), Ran("391")))
     model.play(Member("p", "proposer"), Member("h", "helper"), Member("a", "aggregator"))
     assert {stage(call): call.model for call in model.upstream.calls} == {
         "direct": "p",
         "formalise": "h",
+        "repair": "h",
         "explain": "a",
     }
