@@ -77,14 +77,19 @@ class Classifier:
 
 
 def load(
-    checkpoint: Checkpoint, precision: Precision, threads: int, aside: Aside = _here
+    checkpoint: Checkpoint,
+    precision: Precision,
+    threads: int,
+    aside: Aside = _here,
+    rest: Callable[[], None] = lambda: None,
 ) -> Classifier:
     """Build the model by its config and fill it from ``checkpoint``, tensor by tensor.
 
     ``auto`` is what the CPU is good at, int8 among it only where a calibration has found that.
     ``int8`` is given where it decides as the full precision does, which is found out first where
     nobody has; else that is given, with a note that says why. ``aside`` does what takes seconds and
-    is not timed. Raises `Unusable` for a file that torch cannot read.
+    is not timed; ``rest`` is called between two tensors. Raises `Unusable` for a file that torch
+    cannot read.
     """
     torch = aside(lambda: import_module("torch"))
     note = ""
@@ -96,7 +101,7 @@ def load(
         if not known.allowed:
             precision, note = _full(), f"; {known}"
     try:
-        classifier: Classifier = aside(lambda: _load(checkpoint, precision))
+        classifier: Classifier = aside(lambda: _load(checkpoint, precision, rest))
     except RuntimeError as error:
         raise Unusable(f"{checkpoint.folder}: {error}") from error
     torch.set_num_threads(threads)
@@ -163,7 +168,9 @@ def has_bf16() -> bool:
     return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
-def _load(checkpoint: Checkpoint, precision: Precision) -> Classifier:
+def _load(
+    checkpoint: Checkpoint, precision: Precision, rest: Callable[[], None] = lambda: None
+) -> Classifier:
     import torch
 
     # What int8 leaves to others is computed as without it.
@@ -172,6 +179,7 @@ def _load(checkpoint: Checkpoint, precision: Precision) -> Classifier:
     pack = _int8 if precision == "int8" else _packed
     tensors, matrices, head = {}, {}, {}
     for name, tensor in _tensors(checkpoint):
+        rest()
         own = name.removeprefix(PREFIX)
         if own == name:
             head[name] = tensor.to(torch.float32)

@@ -29,6 +29,7 @@ import orjson
 from proxy.router.checkpoint import find
 from proxy.router.config import RouterSettings, State, Unusable
 from proxy.router.model import ENVIRONMENT, load
+from proxy.router.rests import Rests, ratio_for
 from proxy.router.tokenise import Question, Tokeniser
 
 _log = logging.getLogger("optillm.router")
@@ -74,15 +75,18 @@ class Decider:
     def __init__(self, settings: RouterSettings) -> None:
         """Load it and warm it up; takes seconds. Raises `Unusable`."""
         checkpoint = find(settings)
-        threads = settings.threads or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        threads = settings.threads or cores
         self._settings = settings
         self._tokeniser = Tokeniser(checkpoint.tokenizer)
+        rests = Rests(ratio_for(cores))
         with ThreadPoolExecutor(1, initializer=_yield_to_requests) as aside:
             self._classifier = load(
                 checkpoint,
                 settings.precision,
                 threads,
-                lambda work: aside.submit(work).result(),
+                lambda work: aside.submit(rests.during, work).result(),
+                rests.rest,
             )
         # What loading took besides the weights, 100 MB and more, glibc would keep for later.
         ctypes.CDLL(None).malloc_trim(0)
