@@ -107,7 +107,7 @@ def standing(machine: Machine, http: httpx.Client) -> Standing:
     health = _health(reached_at(machine.site.proxy), http) if service.running else None
     log: list[str] = []
     more = ""
-    if service.active == "failed" or service.sub == "auto-restart":
+    if _has_failed(service):
         log = manager.journal(service.name, socket.name, lines=_LINES)
         more = " ".join([*manager.journal_command(service.name, socket.name), "--since", "-10min"])
     return Standing(
@@ -139,13 +139,32 @@ def _verdict(service: Unit, socket: Unit, health: Health | None, log: Sequence[s
         case "activating" if service.sub == "auto-restart":
             why = _RESULTS.get(service.result, service.result)
             return f"is down and about to be started again: {why}; see: optictl logs"
+        case "activating" if service.restarts:
+            often = f"{service.restarts} time{'' if service.restarts == 1 else 's'}"
+            return f"is being started again ({often} by now), not answering yet; see: optictl logs"
         case "activating":
             return "is starting: it has not answered yet; see: optictl logs --follow"
+        case "deactivating" if _has_failed(service):
+            why = _RESULTS.get(service.result, service.result)
+            return f"is going down, to be started again: {why}; see: optictl logs"
         case "deactivating":
             return "is stopping: requests under way finish first"
     if socket.running:
         return "is stopped; the next request starts it, as its socket listens; or: optictl start"
     return "is stopped; start it: optictl start"
+
+
+def _has_failed(service: Unit) -> bool:
+    """Whether it has, or is only up for another try, or on its way down from one."""
+    match service.active:
+        case "failed":
+            return True
+        case "activating":
+            # systemd counts only what it starts again by itself.
+            return service.sub == "auto-restart" or service.restarts > 0
+        case "deactivating":
+            return service.result not in ("", "success")
+    return False
 
 
 def _health(url: str, http: httpx.Client) -> Health:

@@ -144,12 +144,22 @@ def test_a_stopped_one_whose_socket_listens(tmp_path: Path) -> None:
             [],
             "about to be started again: it was killed",
         ),
+        (
+            {"active": "activating", "sub": "start-post", "result": "success", "restarts": 1},
+            [],
+            "is being started again (1 time by now)",
+        ),
+        (
+            {"active": "deactivating", "sub": "stop-sigterm", "result": "exit-code"},
+            [],
+            "is going down, to be started again: it ended with an error",
+        ),
     ],
 )
 def test_a_failed_one_shows_its_log(
-    tmp_path: Path, state: dict[str, str], log: list[str], said: str
+    tmp_path: Path, state: dict[str, Any], log: list[str], said: str
 ) -> None:
-    failed = Unit(SERVICE, load="loaded", **state)  # type: ignore[arg-type]
+    failed = Unit(SERVICE, load="loaded", **state)
     manager = FakeManager(failed, LISTENING, said=log or ["why"])
     found = stands(tmp_path, manager, nobody_may_ask)
     assert said in found.verdict
@@ -162,9 +172,10 @@ def test_a_failed_one_shows_its_log(
     ("active", "said"), [("activating", "is starting"), ("deactivating", "is stopping")]
 )
 def test_one_on_its_way(tmp_path: Path, active: str, said: str) -> None:
-    moving = Unit(SERVICE, load="loaded", active=active)
+    moving = Unit(SERVICE, load="loaded", active=active, result="success")
     found = stands(tmp_path, FakeManager(moving, LISTENING), nobody_may_ask)
     assert said in found.verdict
+    assert not found.log
 
 
 def test_a_unit_that_systemd_cannot_load(tmp_path: Path) -> None:
