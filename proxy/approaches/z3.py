@@ -28,10 +28,8 @@ from proxy.llm import LLM, Need, Range, Shape, UpstreamError, approach
 @approach(
     "z3",
     paper="arXiv:2305.09656",
-    shape=lambda o: Shape(
-        calls=(2, 2 + o.repairs + (o.direct or o.repairs > 0)),
-        rounds=(1 if o.direct else 2, 2 + o.repairs),
-    ),
+    # A program that is late has the direct answer asked for, too.
+    shape=lambda o: Shape(calls=(2, 3 + o.repairs), rounds=(1 if o.direct else 2, 2 + o.repairs)),
     use="Puzzles, schedules, equations: what can be stated exactly and is hard to search by hand.",
     roles=lambda _: ("proposer", "helper", "aggregator"),
     acts=True,
