@@ -16,7 +16,9 @@ from typing import Any
 from proxy.router.calibration import Calibration, remembered
 from proxy.router.checkpoint import PREFIX, Checkpoint
 from proxy.router.config import Precision, Unusable
-from proxy.router.modernbert import Config, Encoder, Multiply
+from proxy.router.cpu import has_bf16
+from proxy.router.matrices import int8, packed
+from proxy.router.modernbert import Config, Encoder
 from proxy.router.tokenise import Question, Tokeniser
 
 #: Read by the libraries when they are loaded. No threads are started that were not asked for. Those
@@ -159,15 +161,6 @@ def _full() -> Precision:
     return "bf16" if has_bf16() else "fp32"
 
 
-def has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 itself; elsewhere it is slower than fp32."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
-    return bool(flags & {"amx_bf16", "avx512_bf16"})
-
-
 def _load(
     checkpoint: Checkpoint, precision: Precision, rest: Callable[[], None] = lambda: None
 ) -> Classifier:
@@ -176,18 +169,16 @@ def _load(
     # What int8 leaves to others is computed as without it.
     half = precision == "bf16" or (precision == "int8" and has_bf16())
     dtype = torch.bfloat16 if half else torch.float32
-    pack = _int8 if precision == "int8" else _packed
-    tensors, matrices, head = {}, {}, {}
+    build = int8 if precision == "int8" else packed
+    encoder = Encoder(Config.read(checkpoint.folder / "config.json"), dtype, build)
+    head = {}
     for name, tensor in _tensors(checkpoint):
         rest()
         own = name.removeprefix(PREFIX)
         if own == name:
             head[name] = tensor.to(torch.float32)
-        elif ".W" in own:
-            matrices[own] = pack(tensor, dtype)
         else:
-            tensors[own] = tensor.to(dtype)
-    encoder = Encoder(Config.read(checkpoint.folder / "config.json"), tensors, matrices)
+            encoder.take(own, tensor)
     return Classifier(encoder, head, precision)
 
 
@@ -209,44 +200,3 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
             yield name, read(name)
     except (SafetensorError, OSError) as error:
         raise Unusable(f"{checkpoint.folder}: {error}") from error
-
-
-def _packed(weight: Any, dtype: Any) -> Multiply:
-    """In oneDNN's own order, which is faster: 2.5 times in fp32 on AMD, 1.1 in bf16."""
-    import torch
-    from torch.nn.functional import linear
-
-    weight = weight.to(dtype)
-    try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-    except (AttributeError, RuntimeError):
-        # Not in this build of torch, or not for bf16 on this CPU.
-        return lambda x: linear(x, weight)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-
-
-def _int8(weight: Any, dtype: Any) -> Multiply:
-    """Each row of ``weight`` and each token in 255 steps, added up as integers by oneDNN."""
-    import torch
-
-    weight = weight.float()
-    scales = _steps(weight)
-    zeros = torch.zeros(len(scales), dtype=torch.long)
-    packed = torch.ops.onednn.qlinear_prepack((weight / scales).round().to(torch.int8), None)
-    scales = scales.squeeze(1)
-
-    def times(x: Any) -> Any:
-        steps = _steps(x)
-        # Unsigned, as the CPU's instruction has it: zero is 128. The conversion cuts off.
-        small = (x * steps.reciprocal()).add_(128.5).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(
-            small, 1.0, 128, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
-        )
-        return y.mul_(steps.to(dtype))
-
-    return times
-
-
-def _steps(x: Any) -> Any:
-    """(rows, 1): what is one in each row's integers from -127 to 127."""
-    return x.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127

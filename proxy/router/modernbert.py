@@ -1,13 +1,13 @@
 """ModernBERT, as far as the classifier needs it (Warner et al., arXiv:2412.13663).
 
 Only what the first token of a sequence becomes is asked for. Sequences lie one behind the other and
-are never padded, and a layer that looks at a window computes no more than that. Without
-transformers, whose modelling code takes 100 MB. Imports torch where it is used.
+are never padded. Without transformers, whose modelling code takes 100 MB. Imports torch where it is
+used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 
 import orjson
 
+from proxy.router.attention import Attention
 from proxy.router.config import Unusable
+from proxy.router.matrices import Build, Matrix, Use
 
-#: (tokens, in) to (tokens, out), by one matrix of the checkpoint.
-Multiply = Callable[[Any], Any]
+#: The matrices of a layer, and what becomes of the products with them.
+_USES: Mapping[str, Use] = {"Wqkv": "taken", "Wo": "added", "Wi": "gated"}
 
 #: What a layer is called in a ``config.json`` of transformers 5, and where it has its rotation.
 _EVERYWHERE, _NEAR = "full_attention", "sliding_attention"
@@ -71,19 +73,32 @@ class Config:
 
 
 class Encoder:
-    """ModernBERT's layers over tensors and matrices that are called as in the checkpoint."""
+    """ModernBERT's layers over the tensors that it is given, computing in ``dtype``.
 
-    def __init__(
-        self, config: Config, tensors: Mapping[str, Any], matrices: Mapping[str, Multiply]
-    ) -> None:
+    ``build`` makes of a weight what a layer has a use for (`proxy.router.matrices`).
+    """
+
+    def __init__(self, config: Config, dtype: Any, build: Build) -> None:
         self._config = config
-        self._tensors = tensors
-        self._matrices = matrices
+        self._dtype = dtype
+        self._build = build
+        self._tensors: dict[str, Any] = {}
+        self._matrices: dict[str, Matrix] = {}
+
+    def take(self, name: str, tensor: Any) -> None:
+        """Keep a tensor of the checkpoint in the form in which it is needed."""
+        use = _USES.get(name.removesuffix(".weight").rpartition(".")[2])
+        if use is None:
+            self._tensors[name] = tensor.to(self._dtype)
+            return
+        if use == "taken":
+            tensor = self._paired(tensor)
+        self._matrices[name] = self._build(tensor, use, self._dtype)
 
     def first(self, batch: Sequence[Sequence[int]]) -> Any:
         """(len(batch), hidden_size): what the first token of each sequence of ids becomes."""
         import torch
-        from torch.nn.functional import embedding, gelu
+        from torch.nn.functional import embedding
 
         config = self._config
         bounds = list(pairwise(accumulate(map(len, batch), initial=0)))
@@ -91,34 +106,32 @@ class Encoder:
         x = embedding(ids, self._tensors["embeddings.tok_embeddings.weight"])
         x = self._normed("embeddings.norm", x)
         at = torch.cat([torch.arange(len(tokens)) for tokens in batch])
-        half = config.local_attention // 2
-        windows = [_window(end - begin, half, x.dtype) for begin, end in bounds]
-        everywhere = self._rotation(at, config.global_rope_theta, x.dtype)
-        near = self._rotation(at, config.local_rope_theta, x.dtype)
+        # What a layer that looks at all tokens goes by, and one that looks at its neighbours.
+        kinds = [
+            (self._rotation(at, theta), [Attention(len(each), window, x.dtype) for each in batch])
+            for theta, window in (
+                (config.global_rope_theta, None),
+                (config.local_rope_theta, config.local_attention),
+            )
+        ]
         for index in range(config.num_hidden_layers):
             layer = f"layers.{index}"
+            rotation, attentions = kinds[index % config.global_attn_every_n_layers > 0]
             seen = self._normed(f"{layer}.attn_norm", x) if index else x
             qkv = self._matrices[f"{layer}.attn.Wqkv.weight"](seen)
-            # Each is (heads, tokens, width).
-            q_k_v = qkv.unflatten(1, (3, config.num_attention_heads, -1)).permute(1, 2, 0, 3)
-            local = index % config.global_attn_every_n_layers > 0
-            q, k = _turned(q_k_v[:2], *(near if local else everywhere))
-            v = q_k_v[2]
-            mixed = [
-                _attended(
-                    q[:, begin:end], k[:, begin:end], v[:, begin:end], window if local else None
-                )
-                for (begin, end), window in zip(bounds, windows, strict=True)
-            ]
-            together = torch.cat(mixed, dim=1).transpose(0, 1).flatten(1)
+            q, k, v = self._turned(qkv, rotation)
+            mixed = torch.empty(len(x), *q.shape[::2], dtype=x.dtype)
+            for attention, (begin, end) in zip(attentions, bounds, strict=True):
+                own = slice(begin, end)
+                attention(q[:, own], k[:, own], v[:, own], mixed[own])
+            mixed = mixed.flatten(1)
             if index == config.num_hidden_layers - 1:
                 # Of the last layer nothing else is asked for.
                 starts = torch.tensor([begin for begin, _ in bounds])
-                x, together = x[starts], together[starts]
-            x += self._matrices[f"{layer}.attn.Wo.weight"](together)
-            seen = self._normed(f"{layer}.mlp_norm", x)
-            value, gate = self._matrices[f"{layer}.mlp.Wi.weight"](seen).chunk(2, dim=1)
-            x += self._matrices[f"{layer}.mlp.Wo.weight"](gelu(value).mul_(gate))
+                x, mixed = x[starts], mixed[starts]
+            x = self._matrices[f"{layer}.attn.Wo.weight"](mixed, x)
+            gated = self._matrices[f"{layer}.mlp.Wi.weight"](self._normed(f"{layer}.mlp_norm", x))
+            x = self._matrices[f"{layer}.mlp.Wo.weight"](gated, x)
         return self._normed("final_norm", x)
 
     def _normed(self, name: str, x: Any) -> Any:
@@ -127,62 +140,41 @@ class Encoder:
         weight = self._tensors[f"{name}.weight"]
         return layer_norm(x, weight.shape, weight, eps=self._config.norm_eps)
 
-    def _rotation(self, at: Any, theta: float, dtype: Any) -> tuple[Any, Any]:
-        """Cosines and sines of the rotary positions ``at``: (2, 1, tokens, width / 2) each.
+    def _paired(self, qkv: Any) -> Any:
+        """``qkv`` with the rows of queries and keys in another order within each head.
 
-        The first of two is for queries: scaled, as their products with keys would have to be.
+        A rotary position turns the i-th of the first half together with the i-th of the second:
+        here they are neighbours, so that a pair is one complex number. Products do not change.
         """
         import torch
 
-        half = self._config.hidden_size // self._config.num_attention_heads // 2
-        angles = torch.outer(at.float(), theta ** (-torch.arange(half) / half))
-        scales = torch.tensor([(2 * half) ** -0.5, 1.0]).view(2, 1, 1, 1)
-        return (angles.cos() * scales).to(dtype), (angles.sin() * scales).to(dtype)
+        heads, size = self._config.num_attention_heads, self._config.hidden_size
+        turned, values = qkv.split((2 * size, size))
+        turned = turned.unflatten(0, (2 * heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        return torch.cat([turned, values])
 
+    def _rotation(self, at: Any, theta: float) -> Any:
+        """What queries and keys at the positions ``at`` are multiplied by: (tokens, 2, 1, pairs).
 
-def _turned(x: Any, cos: Any, sin: Any) -> Any:
-    """``x``, (2, heads, tokens, width), with its positions, without copies in between."""
-    import torch
+        Queries are scaled, too, as their products with keys would have to be.
+        """
+        import torch
 
-    a, b = x.chunk(2, dim=-1)
-    turned = torch.empty(x.shape, dtype=x.dtype)
-    left, right = turned.chunk(2, dim=-1)
-    torch.mul(a, cos, out=left)
-    left.addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=right)
-    right.addcmul_(a, sin)
-    return turned
+        pairs = self._config.hidden_size // self._config.num_attention_heads // 2
+        angles = torch.outer(at.float(), theta ** (-torch.arange(pairs) / pairs))
+        scales = torch.tensor([(2 * pairs) ** -0.5, 1.0]).view(2, 1, 1)
+        return torch.polar(scales, angles.view(-1, 1, 1, pairs))
 
+    def _turned(self, qkv: Any, rotation: Any) -> tuple[Any, Any, Any]:
+        """Queries, keys and values, (heads, tokens, width) each; the first two in their places."""
+        import torch
 
-def _attended(q: Any, k: Any, v: Any, window: Any | None) -> Any:
-    """Attention of one sequence, (heads, tokens, width) each; ``q`` is scaled already.
-
-    With a ``window``, in blocks of half of it, each of which sees itself and its neighbours.
-    Products of matrices are up to twice as fast as torch's fused kernel where there is no AMX.
-    """
-    from torch.nn.functional import pad
-
-    if window is None:
-        return (q @ k.transpose(1, 2)).softmax(-1) @ v
-    length, half = q.shape[1], window.shape[1]
-    rest = -length % half
-    q = pad(q, (0, 0, 0, rest)).unflatten(1, (-1, half))
-    # (heads, blocks, width, 3 * half)
-    k, v = (pad(each, (0, 0, half, half + rest)).unfold(1, 3 * half, half) for each in (k, v))
-    mixed = (q @ k + window).softmax(-1) @ v.transpose(2, 3)
-    return mixed.flatten(1, 2)[:, :length]
-
-
-def _window(length: int, half: int, dtype: Any) -> Any | None:
-    """What is added to the scores of a block, (blocks, half, 3 * half); None where all is seen."""
-    import torch
-
-    if length <= half + 1:
-        return None
-    q = torch.arange(length + -length % half).view(-1, half, 1)
-    k = q[:, :1] - half + torch.arange(3 * half)
-    seen = ((q - k).abs() <= half) & (k >= 0) & (k < length)
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, float("-inf"))
+        heads = self._config.num_attention_heads
+        size = self._config.hidden_size
+        pairs = qkv[:, : 2 * size].float().unflatten(1, (2, heads, -1, 2))
+        turned = torch.view_as_real(torch.view_as_complex(pairs).mul_(rotation))
+        q, k = turned.flatten(3).to(qkv.dtype).permute(1, 2, 0, 3)
+        return q, k, qkv[:, 2 * size :].unflatten(1, (heads, -1)).transpose(0, 1)
 
 
 def _older(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.router import main
 from benchmarks.sides import PEER
-from proxy.router.model import has_bf16
+from proxy.router.cpu import has_bf16
 
 pytestmark = pytest.mark.router
 

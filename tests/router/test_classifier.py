@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import reference_logits, write_checkpoint
 
-from proxy.router import model
+from proxy.router import attention, model
+from proxy.router.attention import _fused, _products
 from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import LABELS, inspect, layout
 from proxy.router.config import Unusable
-from proxy.router.model import Classifier, alike, calibrate, gate_prompts, has_bf16, load
+from proxy.router.cpu import has_bf16
+from proxy.router.matrices import Use, int8, packed, plain
+from proxy.router.model import Classifier, alike, calibrate, gate_prompts, load
 from proxy.router.modernbert import Config, Encoder
 from proxy.router.tokenise import Question, Tokeniser
 
@@ -157,7 +161,7 @@ def test_int8_is_refused_where_torch_has_none(
     def none(*_: Any) -> Any:
         raise RuntimeError("no engine\nand a trace")
 
-    monkeypatch.setattr(model, "_int8", none)
+    monkeypatch.setattr(model, "int8", none)
     assert load(inspect(folder), "int8", 1).note == f"{FULL}; int8 refused: no engine"
 
 
@@ -214,15 +218,12 @@ def test_the_encoder_is_that_of_transformers(folder: Path, tokeniser: Tokeniser)
     }
     theirs = ModernBertModel(ModernBertConfig.from_pretrained(folder)).eval()
     theirs.load_state_dict({name: tensors[name] for name in theirs.state_dict()})
-    matrices = {
-        name: (lambda x, matrix=tensor: x @ matrix.T)
-        for name, tensor in tensors.items()
-        if ".W" in name
-    }
     batch = [tokeniser.encode(Question(text), 512) for text in QUESTIONS]
     with torch.no_grad():
-        ours = Encoder(Config.read(folder / "config.json"), tensors, matrices).first(batch)
-        for ids, first in zip(batch, ours, strict=True):
+        encoder = Encoder(Config.read(folder / "config.json"), torch.float32, plain)
+        for name, tensor in tensors.items():
+            encoder.take(name, tensor)
+        for ids, first in zip(batch, encoder.first(batch), strict=True):
             assert close(first, theirs(torch.tensor([ids])).last_hidden_state[0, 0])
 
 
@@ -238,3 +239,41 @@ def test_a_file_that_is_cut_short_behind_the_header_is_told(tmp_path: Path) -> N
     checkpoint.weights.write_bytes(checkpoint.weights.read_bytes()[:-8])
     with pytest.raises(Unusable, match=str(tmp_path)):
         load(checkpoint, "fp32", 1)
+
+
+@pytest.mark.parametrize("use", ["taken", "added", "gated"])
+@pytest.mark.parametrize("build", [packed, int8])
+def test_a_matrix_is_used_alike_in_every_form(build: Callable[..., Any], use: Use) -> None:
+    import torch
+
+    torch.manual_seed(1)
+    weight, x, other = torch.randn(96, 64), torch.randn(5, 64), torch.randn(5, 96)
+    given = (x, other) if use == "added" else (x,)
+    kept = x.clone(), other.clone()
+    expected = plain(weight, use, torch.float32)(*given)
+    found = build(weight, use, torch.float32)(*given)
+    assert found.shape == expected.shape == (5, 48 if use == "gated" else 96)
+    error = 0.02 * expected.abs().max() if build is int8 else 1e-4
+    assert (found - expected).abs().max() <= error
+    assert all(map(torch.equal, kept, (x, other)))
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("length", [1, 5, 6, 8, 9, 16, 31])
+@pytest.mark.parametrize("mixed", [_fused, _products])
+def test_a_token_sees_itself_and_half_a_window_to_either_side(
+    mixed: Callable[..., Any], length: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(attention, "_products", mixed)
+    torch.manual_seed(length)
+    q, k, v = torch.randn(3, 2, length, 4)
+    out = torch.empty(length, 2, 4)
+    attention.Attention(length, window, torch.float32)(q, k, v, out)
+    at = torch.arange(length)
+    scores = torch.einsum("hid,hjd->hij", q, k)
+    if window is not None:
+        scores[:, (at[:, None] - at).abs() > window // 2] = float("-inf")
+    expected = torch.einsum("hij,hjd->ihd", scores.softmax(-1), v)
+    assert close(out, expected)

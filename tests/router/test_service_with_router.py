@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -43,8 +43,10 @@ def answers(url: str) -> bool:
 
 def sidecar_of(master: int) -> int | None:
     for pid in map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()):
-        if b"proxy.router.sidecar" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
+        # One that has just ended is reaped at any moment.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"proxy.router.sidecar" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
     return None
 
 
