@@ -94,13 +94,14 @@ def calibrate(
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out whether the classifier may compute in int8 here: half the memory, and faster.
+    """Find out whether the classifier may compute in int8 here, in half the memory.
 
     200 prompts are decided in int8 and in the full precision. Where at least 99 %
-    of the decisions are the same and int8 is faster, the service uses it from
-    its next reload on. Takes about half a minute on two cores and 1.4 GB of
-    memory. It holds for this checkpoint, CPU and version of torch: with others
-    the service goes back to the full precision until this is run again.
+    of the decisions are the same and int8 takes no more than 1.25 times as long,
+    the service uses it from its next reload on. Takes about half a minute on two
+    cores and 1.4 GB of memory. It holds for this checkpoint, CPU and version of
+    torch: with others the service goes back to the full precision until this is
+    run again.
 
     \b
     Examples:

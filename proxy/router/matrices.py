@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from proxy.router.cpu import has_tiles
+
 #: What a layer makes of the product with a matrix: takes it as it is, adds it to a second argument,
 #: or takes the GELU of its first half, times its second (GeGLU: Shazeer, arXiv:2002.05202).
 Use = Literal["taken", "added", "gated"]
@@ -47,7 +49,13 @@ def plain(weight: Any, use: Use, dtype: Any) -> Matrix:
     from torch.nn.functional import linear
 
     weight = weight.to(dtype)
-    return _then(lambda x: linear(x, weight), use)
+    if use == "added":
+        return lambda x, to: to + linear(x, weight)
+
+    def taken(x: Any) -> Any:
+        return linear(x, weight)
+
+    return _gated(taken) if use == "gated" else taken
 
 
 def int8(weight: Any, use: Use, dtype: Any) -> Matrix:
@@ -63,31 +71,41 @@ def int8(weight: Any, use: Use, dtype: Any) -> Matrix:
     zeros = torch.zeros(len(scales), dtype=torch.long)
     whole = torch.ops.onednn.qlinear_prepack((weight / scales).round().to(torch.int8), None)
     scales = scales.squeeze(1)
+    # With tiles signed; else unsigned, as the CPU's instruction has it: zero is 128.
+    signed = has_tiles()
+    zero, kind = (0, torch.int8) if signed else (128, torch.uint8)
 
-    def times(x: Any) -> Any:
+    def times(x: Any) -> tuple[Any, Any]:
+        """The product, and what each of its rows is still to be multiplied by."""
         steps = _steps(x)
-        # Unsigned, as the CPU's instruction has it: zero is 128. The conversion cuts off.
-        small = (x * steps.reciprocal()).add_(128.5).to(torch.uint8)
+        small = x * steps.reciprocal()
+        # The conversion cuts off.
+        small = (small.round_() if signed else small.add_(128.5)).to(kind)
         y = torch.ops.onednn.qlinear_pointwise(
-            small, 1.0, 128, whole, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
+            small, 1.0, zero, whole, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
         )
-        return y.mul_(steps.to(dtype))
+        return y, steps.to(dtype)
 
-    return _then(times, use)
+    def taken(x: Any) -> Any:
+        y, steps = times(x)
+        return y.mul_(steps)
+
+    def added(x: Any, to: Any) -> Any:
+        return torch.addcmul(to, *times(x))
+
+    if use == "added":
+        return added
+    return _gated(taken) if use == "gated" else taken
 
 
-def _then(times: Callable[[Any], Any], use: Use) -> Matrix:
+def _gated(times: Callable[[Any], Any]) -> Matrix:
     from torch.nn.functional import gelu
 
     def gated(x: Any) -> Any:
         value, gate = times(x).chunk(2, dim=1)
         return gelu(value).mul_(gate)
 
-    if use == "gated":
-        return gated
-    if use == "added":
-        return lambda x, to: times(x).add_(to)
-    return times
+    return gated
 
 
 def _steps(x: Any) -> Any:
