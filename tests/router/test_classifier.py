@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tiny import reference_logits, write_checkpoint
 
-from proxy.router import attention, model
+from proxy.router import attention, matrices, model
 from proxy.router.attention import _fused, _products
 from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import LABELS, inspect, layout
 from proxy.router.config import Unusable
-from proxy.router.cpu import has_bf16
+from proxy.router.cpu import has_bf16, has_tiles
 from proxy.router.matrices import Use, int8, packed, plain
 from proxy.router.model import Classifier, alike, calibrate, gate_prompts, load
 from proxy.router.modernbert import Config, Encoder
@@ -242,10 +242,15 @@ def test_a_file_that_is_cut_short_behind_the_header_is_told(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("use", ["taken", "added", "gated"])
-@pytest.mark.parametrize("build", [packed, int8])
-def test_a_matrix_is_used_alike_in_every_form(build: Callable[..., Any], use: Use) -> None:
+@pytest.mark.parametrize(
+    ("build", "tiles"), [(packed, has_tiles()), (int8, has_tiles()), (int8, False)]
+)
+def test_a_matrix_is_used_alike_in_every_form(
+    build: Callable[..., Any], tiles: bool, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    monkeypatch.setattr(matrices, "has_tiles", lambda: tiles)
     torch.manual_seed(1)
     weight, x, other = torch.randn(96, 64), torch.randn(5, 64), torch.randn(5, 96)
     given = (x, other) if use == "added" else (x,)
