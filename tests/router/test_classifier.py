@@ -144,7 +144,7 @@ def test_int8_is_held_against_the_full_precision(folder: Path) -> None:
     assert found.alike > 0.9
     assert found.full > 0
     assert found.small > 0
-    assert heard == [f"deciding 200 prompts in {FULL} …", "and in int8 …"]
+    assert heard == [f"reading the weights in {FULL} and int8 …", "deciding 200 prompts in both …"]
 
 
 def test_int8_is_refused_where_it_decides_otherwise(
