@@ -39,8 +39,8 @@ def _shape(o: Any) -> Shape:
     n, rating = o.bestofn_n, _rated(o)
     each = o.use_plan_diversity + 2 * min(o.planning_n, o.planning_m) + 2
     ratings = rating * (n * (n - 1) if o.bestofn_rating_type == "pairwise" else n)
-    # A majority waits for no answer that cannot change it.
-    needed = n if rating else n // 2 + 1
+    # A majority waits for no answer that cannot change it: where half agree, others can but tie.
+    needed = n if rating else (n + 1) // 2
     calls = (needed * each + ratings, n * each + ratings)
     return Shape(calls=calls, rounds=o.use_plan_diversity + 4 + rating)
 

@@ -328,6 +328,19 @@ class TestRating:
         assert driver.text == "So \\boxed{42}."
         assert model.upstream.cancelled == 1
 
+    def test_of_two_answers_the_first_is_the_majority(self) -> None:
+        def respond(name: str, number: int, call: port.Call) -> Any:
+            late = name == "answer" and number == 2
+            return asyncio.sleep(60, "So \\boxed{7}.") if late else None
+
+        options = {"bestofn_n": 2, "bestofn_rating_type": "majority"}
+        model = Model(respond)
+        driver = model.play(**options)
+        assert driver.text == "answer 1."
+        assert model.upstream.cancelled == 1
+        shape = discover()["cepo"].shape(options)
+        assert (shape.least_calls, shape.most_calls) == (8, len(model.upstream.calls))
+
     def test_by_another_model(self) -> None:
         model = Model()
         model.play(rating_model="other")

@@ -51,7 +51,6 @@ CASES: Mapping[str, Sequence[tuple[dict[str, Any], int]]] = {
     "cepo": [
         ({}, 9),
         ({"bestofn_n": 2, "bestofn_rating_type": "pairwise", "planning_n": 2}, 4),
-        ({"bestofn_n": 2, "bestofn_rating_type": "majority"}, 6),
         ({"bestofn_n": 1, "planning_n": 4, "planning_m": 2, "use_plan_diversity": True}, 2),
     ],
     "mcts": [
