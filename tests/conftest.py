@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
@@ -35,6 +35,8 @@ settings.register_profile(
 settings.load_profile("suite")
 
 QUESTION = "What is 17 * 23?"
+#: No sample is right, and hardly two are alike.
+SPLIT: Mapping[str, Any] = {"probability": 0.0, "distractors": (1.0,) * 50}
 
 
 def chat_body(model: str = "sim", content: Any = QUESTION, **members: Any) -> dict[str, Any]:

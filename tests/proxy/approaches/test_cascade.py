@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import InProcess, content_of, eventually
+from conftest import SPLIT, InProcess, content_of, eventually
 from driving import Driver, FakeUpstream, Live, completion
 
 from optictl.simulator import Fault, SimulatorThread
@@ -16,7 +16,6 @@ from proxy.errors import UpstreamError, UpstreamRejected
 from proxy.upstream.port import Call
 
 CHEAP, STRONG = Member("cheap", "proposer"), Member("strong", "aggregator")
-SPLIT: Mapping[str, Any] = {"probability": 0.0, "distractors": (1.0,) * 50}
 
 
 def played(

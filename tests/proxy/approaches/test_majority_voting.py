@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from conftest import InProcess, content_of, eventually
+from conftest import SPLIT, InProcess, content_of, eventually
 from driving import Driver, FakeUpstream, completion
 
 from optictl.simulator import Fault, SimulatorThread
@@ -28,7 +28,7 @@ def elected(said: Sequence[Any], *members: Member) -> str:
 
 def test_the_peer_s_name_of_its_option_is_known(proxy: InProcess, sim: SimulatorThread) -> None:
     # Without a majority no vote is curtailed, which can end a call before it is sent.
-    sim.behave(probability=0.0, distractors=(1.0,) * 50)
+    sim.behave(**SPLIT)
     assert proxy.ask("majority_voting-sim", optillm_options={"k": 3}).status_code == 200
     assert sim.log.choices == 3
     sim.reset()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import InProcess, MakeProxy, eventually
+from conftest import SPLIT, InProcess, MakeProxy, eventually
 
 from optictl.simulator import SimulatorThread
 from proxy.approach import Shape
@@ -63,7 +63,6 @@ CASES: Mapping[str, Sequence[tuple[dict[str, Any], int]]] = {
 }
 EACH = [(slug, options, peak) for slug, cases in CASES.items() for options, peak in cases]
 AGREED: Mapping[str, Any] = {"probability": 1.0}
-SPLIT: Mapping[str, Any] = {"probability": 0.0, "distractors": (1.0,) * 50}
 #: So many wrong answers that two of sixteen samples are hardly ever the same.
 ALL_DIFFERENT: Mapping[str, Any] = {"probability": 0.0, "distractors": (1.0,) * 5000}
 
