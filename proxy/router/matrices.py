@@ -115,7 +115,7 @@ def int8(weight: Any, use: Use, dtype: Any) -> Matrix:
 
 
 def _parts(weight: Any, use: Use) -> Sequence[Any]:
-    """What is multiplied each by itself: GELU takes three times as long for half of a matrix."""
+    """The matrices of which each has a product of its own: GELU of half a product is slower."""
     parts: Sequence[Any] = weight.chunk(2 if use == "gated" else 1)
     return parts
 

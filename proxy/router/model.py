@@ -119,6 +119,7 @@ def calibrate(
 ) -> Calibration:
     """Hold int8 against the full precision, in turns: both meet the machine in the same minutes.
 
+    Both are in memory meanwhile.
     ``tell`` hears what is being done. Raises `Unusable` for a file that torch cannot read.
     """
     import torch
