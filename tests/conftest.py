@@ -34,6 +34,10 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+# A shell gives what it runs in the background an ignored SIGINT, which commands would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 QUESTION = "What is 17 * 23?"
 #: No sample is right, and hardly two are alike.
 SPLIT: Mapping[str, Any] = {"probability": 0.0, "distractors": (1.0,) * 50}

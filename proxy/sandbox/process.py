@@ -2,9 +2,9 @@
 
 Holds: limits on memory, processor time, open files and the size of what is written; an empty
 environment; a temporary folder that is removed afterwards; the end of all its processes once the
-time is over. Without network: a network namespace of its own where the kernel lets an ordinary
-user have one; everywhere the child itself refuses sockets, other processes, files outside its
-folder and libraries to be loaded (`proxy.sandbox.child`).
+time is over, and with the worker. Without network: a network namespace of its own where the kernel
+lets an ordinary user have one; everywhere the child itself refuses sockets, other processes, files
+outside its folder and libraries to be loaded (`proxy.sandbox.child`).
 
 Does not hold against a program that sets out to break the interpreter: the child's refusals are an
 audit hook in the same process, and it runs as the service's own user.
@@ -124,4 +124,9 @@ async def _end(starting: asyncio.Task[Process]) -> None:
     with contextlib.suppress(OSError):
         child = await starting
         _kill(child)
-        await child.communicate()
+        try:
+            await child.communicate()
+        except asyncio.CancelledError:
+            # By a loop that ends, which waits until the child has done so.
+            await child.communicate()
+            raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from conftest import MakeProxy, eventually
 from driving import MESSAGES, Driver, FakeUpstream, taken
 
+from benchmarks.virtual_time import VirtualTime
 from optictl.simulator import Fault, SimulatorThread
 from proxy.ensembles import Ensemble, Member, Team
 from proxy.errors import UpstreamError
@@ -40,20 +40,19 @@ def sampled(patience: float | None, *seconds: float | None) -> tuple[Driver, lis
         assert driver.upstream.running == 0
         return driver, [reply.text for reply in replies]
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        return runner.run(run())
 
 
 class TestSamples:
     def test_the_slowest_is_given_up(self) -> None:
-        began = time.monotonic()
         driver, texts = sampled(0.5, 60, 0.01, 0.02)
         assert texts == ["answer 1", "answer 2"]
-        assert time.monotonic() - began < 10
         record = driver.run.ledger.calls[0]
         assert (record.outcome, record.why) == ("cancelled", "slow")
 
     def test_one_that_comes_in_time_is_not(self) -> None:
-        _, texts = sampled(1_000.0, 0.05, 0.01, 0.02)
+        _, texts = sampled(3.0, 0.05, 0.01, 0.02)
         assert texts == ["answer 1", "answer 2", "answer 0"]
 
     def test_all_are_waited_for_where_nothing_is_said(self) -> None:

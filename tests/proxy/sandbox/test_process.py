@@ -5,13 +5,36 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import gc
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import eventually
 
 from proxy.sandbox.port import Ran
 from proxy.sandbox.process import MAX_OUTPUT, Subprocess
+
+#: Says when the program of its sandbox sleeps, by what that writes to its folder.
+_WORKER = """
+import asyncio
+import tempfile
+from pathlib import Path
+from proxy.sandbox.process import Subprocess
+
+async def work():
+    running = asyncio.create_task(Subprocess().run(
+        "import time; open('asleep', 'w').close(); time.sleep(600)", 600))
+    while not list(Path(tempfile.gettempdir()).glob("optillm-*/asleep")):
+        await asyncio.sleep(0.01)
+    print("asleep", flush=True)
+    await running
+
+asyncio.run(work())
+"""
 
 
 def run(program: str, seconds: float = 20.0) -> Ran:
@@ -87,6 +110,44 @@ class TestLimits:
         before = children()
         asyncio.run(test())
         assert children() == before
+
+    @pytest.mark.parametrize("turns", range(3, 6))
+    def test_a_loop_that_ends_meanwhile_waits_for_it(
+        self,
+        turns: int,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+        async def test() -> None:
+            program = "open('busy', 'w').close()\nwhile True: pass"
+            running = asyncio.create_task(Subprocess().run(program, 60))
+            while not list(tmp_path.glob("*/busy")):
+                await asyncio.sleep(0.01)
+            running.cancel()
+            # Until it is being ended; then who waits for that is cancelled, too.
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.cancel()
+
+        before = children()
+        asyncio.run(test())
+        gc.collect()
+        assert not [str(warning.message) for warning in recwarn]
+        assert children() == before
+
+    def test_a_worker_that_is_killed_leaves_none_behind(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-c", _WORKER]
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"asleep\n"
+            programs = children(worker.pid)
+            worker.kill()
+        assert len(programs) == 1
+        assert eventually(lambda: not any(Path("/proc", pid).exists() for pid in programs))
 
 
 class TestAhead:
@@ -200,7 +261,7 @@ def namespaces_work() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def children() -> set[str]:
-    """The processes that this one has started."""
-    found = Path("/proc/self/task").glob("*/children")
+def children(of: int | str = "self") -> set[str]:
+    """The processes that this one, or another, has started."""
+    found = Path(f"/proc/{of}/task").glob("*/children")
     return {pid for listed in found for pid in listed.read_text().split()}
