@@ -227,6 +227,7 @@ class _Arbiter(Arbiter):
 
     def reap_workers(self) -> None:
         self.ends = dict(_ended(self.WORKERS))
+        self.app.router.reap()
         try:
             super().reap_workers()
         except HaltServer as failure:

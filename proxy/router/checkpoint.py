@@ -11,8 +11,9 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, pairwise
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -41,9 +42,20 @@ EFFORT = 64
 #: In front of the names of ModernBERT's own tensors.
 PREFIX = "base_model."
 
-_TYPES = frozenset({"F32", "F16", "BF16"})
+#: Bytes of a number, of the types that may be.
+_TYPES = {"F32": 4, "F16": 2, "BF16": 2}
 #: No header of this layout is as long; a file that says so is none.
 _HEADER = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """As the header of a file describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    #: Where its bytes begin and end, from the end of the header on.
+    span: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,8 @@ class Checkpoint:
     folder: Path
     #: Changes with the file of the weights.
     stamp: tuple[int, int]
+    #: Changes with the files beside it.
+    beside: tuple[int, ...] = ()
 
     @property
     def weights(self) -> Path:
@@ -104,38 +118,43 @@ def cached(environ: Mapping[str, str]) -> Path:
 def inspect(folder: Path) -> Checkpoint:
     """Compare ``folder`` with the layout; raises `Unusable` naming the first thing that differs."""
     checkpoint = Checkpoint(folder, (0, 0))
+    config_file = folder / "config.json"
     try:
-        config = Config.read(folder / "config.json")
+        config = Config.read(config_file)
         found = _header(checkpoint.weights)
         if not checkpoint.tokenizer.is_file():
             raise Unusable(f"{checkpoint.tokenizer} is missing: there is no tokenizer")
-        status = checkpoint.weights.stat()
+        stamp, *others = map(_stamp, (checkpoint.weights, config_file, checkpoint.tokenizer))
     except FileNotFoundError as error:
         raise Unusable(f"{error.filename} is missing") from None
     except OSError as error:
         raise Unusable(f"cannot read {error.filename}: {error.strerror}") from None
-    wanted = dict(
-        layout(
-            config.vocab_size,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_hidden_layers,
-        )
-    )
-    for name, shape in wanted.items():
-        if name not in found:
-            raise Unusable(f"{checkpoint.weights}: the tensor {name} is missing")
-        if tuple(found[name]["shape"]) != shape:
+    _compare(found, config, checkpoint.weights)
+    return Checkpoint(folder, stamp, tuple(chain.from_iterable(others)))
+
+
+def _compare(found: Mapping[str, _Tensor], config: Config, weights: Path) -> None:
+    """Raise `Unusable` for the first tensor that is not as the layout has it."""
+    wanted = set()
+    for name, shape in layout(
+        config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    ):
+        wanted.add(name)
+        tensor = found.get(name)
+        if tensor is None:
+            bare = name.removeprefix(PREFIX)
+            instead = f"; there is {bare}, without {PREFIX} before it" if bare in found else ""
+            raise Unusable(f"{weights}: the tensor {name} is missing{instead}")
+        if tensor.shape != shape:
             raise Unusable(
-                f"{checkpoint.weights}: the tensor {name} has the shape "
-                f"{_written(found[name]['shape'])} where {_written(shape)} is wanted"
+                f"{weights}: the tensor {name} has the shape "
+                f"{_written(tensor.shape)} where {_written(shape)} is wanted"
             )
-        if found[name]["dtype"] not in _TYPES:
-            raise Unusable(f"{checkpoint.weights}: the tensor {name} is {found[name]['dtype']}")
+        if tensor.dtype not in _TYPES:
+            raise Unusable(f"{weights}: the tensor {name} is {tensor.dtype}")
     for name in found:
         if name not in wanted:
-            raise Unusable(f"{checkpoint.weights}: the tensor {name} belongs to no part of it")
-    return Checkpoint(folder, (status.st_ino, status.st_mtime_ns))
+            raise Unusable(f"{weights}: the tensor {name} belongs to no part of it")
 
 
 def layout(
@@ -163,8 +182,8 @@ def layout(
     yield "classifier.bias", (len(LABELS),)
 
 
-def _header(file: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file by name: ``dtype``, ``shape``, ``data_offsets``."""
+def _header(file: Path) -> dict[str, _Tensor]:
+    """The tensors of a safetensors file by name, one behind the other and nothing else."""
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
@@ -174,13 +193,32 @@ def _header(file: Path) -> dict[str, Any]:
     try:
         header = orjson.loads(text)
         header.pop("__metadata__", None)
-        end = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
+        tensors = {name: _tensor(**said) for name, said in header.items()}
+        spans = sorted(tensor.span for tensor in tensors.values())
+        if any(end != begin for (_, end), (begin, _) in pairwise([(0, 0), *spans])):
+            raise ValueError("between two tensors lies what belongs to none, or to both")
+        end = 8 + length + spans[-1][1]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise Unusable(f"{file} is no safetensors file; fetch it again") from None
     if size != end:
         raise Unusable(f"{file} is cut short: {size:,} of {end:,} bytes; fetch it again")
-    return dict(header)
+    return tensors
 
 
-def _written(shape: tuple[int, ...] | list[int]) -> str:
+def _tensor(dtype: str, shape: list[int], data_offsets: list[int]) -> _Tensor:
+    """Raises `ValueError` and `TypeError` for what no safetensors file says."""
+    if not (isinstance(dtype, str) and all(type(each) is int for each in (*shape, *data_offsets))):
+        raise TypeError("the type of a tensor is a name, all else of it numbers")
+    begin, end = data_offsets
+    if dtype in _TYPES and prod(shape) * _TYPES[dtype] != end - begin:
+        raise ValueError("a tensor has more numbers, or fewer, than its shape")
+    return _Tensor(dtype, tuple(shape), (begin, end))
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _written(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))})"

@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def has_bf16() -> bool:
-    """Whether it multiplies bf16 itself; elsewhere that is slower than fp32."""
-    return bool(_flags() & {"amx_bf16", "avx512_bf16"})
+    """Whether it multiplies bf16 itself; elsewhere that is slower than fp32.
+
+    The last of the names is Arm's.
+    """
+    return bool(_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def has_tiles() -> bool:

@@ -87,12 +87,19 @@ class Supervisor:
         self._end()
         self._pause, self._next = _FIRST_PAUSE, 0.0
 
+    def reap(self) -> None:
+        """See how it has ended, before somebody who reaps all children takes that for nothing."""
+        if self._process is not None:
+            self._process.poll()
+
     def tick(self) -> None:
         """See after the process: reap it, end it where it hangs, start another."""
         now = self._clock()
         if self._process is not None:
-            if self._process.poll() is not None:
-                self._lost(f"ended ({self._process.returncode})", now)
+            status = self._process.poll()
+            if status is not None:
+                how = f"status {status}" if status >= 0 else f"signal {-status}"
+                self._lost(f"ended ({how})", now)
             elif self._beats():
                 self._heard = now
             elif now - self._heard > _SILENCE:

@@ -67,7 +67,8 @@ def test_an_extra_tensor_is_named(tmp_path: Path) -> None:
 def test_a_model_without_the_prefix_is_told(tmp_path: Path) -> None:
     shapes = {name.removeprefix("base_model."): shape for name, shape in tensors().items()}
     text = complaint(written(tmp_path, shapes))
-    assert "base_model.embeddings.tok_embeddings.weight is missing" in text
+    missing = "the tensor base_model.embeddings.tok_embeddings.weight is missing"
+    assert f"{missing}; there is embeddings.tok_embeddings.weight, without base_model." in text
 
 
 def test_a_tensor_of_another_shape_is_named_with_both(tmp_path: Path) -> None:
@@ -93,6 +94,47 @@ def test_a_file_of_another_kind_is_told(tmp_path: Path) -> None:
     assert "model.safetensors is no safetensors file" in complaint(tmp_path)
     weights.write_bytes((2).to_bytes(8, "little") + b"[]" + bytes(99))
     assert "model.safetensors is no safetensors file" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"shape": None},
+        {"shape": [13, "96"]},
+        {"shape": [13, 95]},
+        {"dtype": ["F32"]},
+        {"data_offsets": [0]},
+        {"data_offsets": ["0", "52"]},
+        {"data_offsets": [0, 52]},
+        {"more": 1},
+    ],
+)
+def test_a_header_that_describes_no_tensors_is_told(tmp_path: Path, members: Any) -> None:
+    weights = written(tmp_path, tensors()) / "model.safetensors"
+    data = weights.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["classifier.weight"] |= members
+    text = json.dumps(header).encode()
+    weights.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert "model.safetensors is no safetensors file; fetch it again" in complaint(tmp_path)
+
+
+def test_a_config_of_very_many_layers_is_no_reason_to_think_long(tmp_path: Path) -> None:
+    folder = written(tmp_path, tensors())
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": 9_999_999}))
+    assert "the tensor base_model.layers.5.attn_norm.weight is missing" in complaint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_was_replaced_is_another_checkpoint(tmp_path: Path, name: str) -> None:
+    before = inspect(written(tmp_path, tensors()))
+    assert inspect(tmp_path) == before
+    (tmp_path / "new").write_bytes((tmp_path / name).read_bytes())
+    (tmp_path / "new").replace(tmp_path / name)
+    after = inspect(tmp_path)
+    assert after != before
+    assert (after.stamp == before.stamp) == (name != "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

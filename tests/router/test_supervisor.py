@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,25 @@ def test_one_that_ends_is_started_again_later_each_time(supervisor: Make, clock:
         sidecar.tick()
         assert sidecar.pid is not None
     assert sidecar.address == address
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [(SHORT, "status 1"), ("import os\nos.kill(os.getpid(), 9)", "signal 9")],
+)
+def test_how_it_has_ended_is_told_though_somebody_else_reaps_all_children(
+    supervisor: Make, caplog: pytest.LogCaptureFixture, code: str, how: str
+) -> None:
+    sidecar = supervisor(code)
+    sidecar.renew(SETTINGS)
+    sidecar.tick()
+    assert sidecar.pid is not None
+    os.waitid(os.P_PID, sidecar.pid, os.WEXITED | os.WNOWAIT)
+    sidecar.reap()
+    with suppress(ChildProcessError):
+        os.waitpid(sidecar.pid, 0)
+    sidecar.tick()
+    assert f"ended ({how}); started again in 1 s" in caplog.text
 
 
 def test_one_that_is_silent_is_ended(supervisor: Make, clock: Clock) -> None:
