@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from proxy.chat import Chat, text_of
@@ -71,22 +72,28 @@ class Tokeniser:
         is too long, beginning and end are kept: there it says what is wanted.
         """
         room = most - 2
-        query = self._ids(asked.query)
-        if len(query) > room:
-            query = query[: (room + 1) // 2] + query[len(query) - room // 2 :]
-        before = list(self._before(asked, room - len(query)))
-        return [self._first, *before, *query, self._last]
+        read = self._in_turn(asked, room) or self._ids(asked.query)
+        if len(read) > room:
+            read = read[: (room + 1) // 2] + read[len(read) - room // 2 :]
+        return [self._first, *read, self._last]
 
-    def _before(self, asked: Question, room: int) -> Iterator[int]:
-        """System, turns and the mark of the question behind them, within ``room``."""
-        turn = self._ids(_TURN)
-        room -= len(turn)
-        if room <= 0 or not (asked.history or asked.system):
-            return
-        history = self._ids(asked.history)[-room:]
-        yield from self._ids(asked.system)[: room - len(history)]
-        yield from history
-        yield from turn
+    def _in_turn(self, asked: Question, room: int) -> list[int]:
+        """The question behind what fits of system and turns; empty where nothing does.
+
+        All of it is one text: a token may reach over a seam, and is of the part in which it ends.
+        """
+        parts = (asked.system, asked.history, _TURN, asked.query)
+        if not (asked.system or asked.history):
+            return []
+        found = self._tokenizer.encode("".join(parts), add_special_tokens=False)
+        ends = [end for _, end in found.offsets]
+        seams = [bisect_right(ends, at) for at in accumulate(map(len, parts), initial=0)]
+        system, history, turn, query = (found.ids[a:b] for a, b in pairwise(seams))
+        room -= len(turn) + len(query)
+        if room <= 0:
+            return []
+        history = history[-room:]
+        return [*system[: room - len(history)], *history, *turn, *query]
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,30 @@ def test_of_a_question_that_is_too_long_both_ends_are_read(said: Any) -> None:
     assert said(Question("Prove this: " + "x" * 99 + " Answer in JSON.", system="S"), 22) == (
         "Prove this" + "r in JSON."
     )
+
+
+@pytest.mark.router
+def test_a_token_may_reach_over_a_seam(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    file = tmp_path / "tokenizer.json"
+    write_tokenizer(file)
+    # As GPT-2 and its kin have them: a word and the space before it are one token.
+    merged = {"ĠW": 259, ".Ċ": 260}
+    said = json.loads(file.read_text())
+    said["model"]["vocab"] |= merged
+    said["model"]["merges"] = [list(token) for token in merged]
+    # Otherwise words are parted from what ends a line before they are looked at.
+    said["pre_tokenizer"]["use_regex"] = False
+    file.write_text(json.dumps(said))
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    ids = Tokeniser(file).encode(Question("Why?", system="Be brief."), 64)
+    assert ids == tokenizer.encode("Be brief.\n\nUser: Why?").ids
+    assert set(merged.values()) <= set(ids)
+    # Neither token is lost where the system prompt is cut before it.
+    assert Tokeniser(file).encode(Question("Why?", system="Be brief."), 14)[-12:] == ids[-12:]
 
 
 @pytest.mark.router
