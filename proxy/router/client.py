@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from proxy.router.tokenise import question
 
 #: Seconds between two attempts to reach the sidecar.
 _RETRY = 0.5
+#: Seconds after which a load, and a decision that nobody waits for any more, are spoken of. The
+#: sidecar and its supervisor take longer to be sure that it hangs.
+_LONG_LOAD, _LONG_DECISION = 120.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ class Router:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         #: Questions that nobody waits for any more and that are not answered yet.
-        self._late: set[int] = set()
+        #: With the time since when (monotonic seconds), the earliest first.
+        self._late: dict[int, float] = {}
+        self._loading_since = time.monotonic()
         self._asked = 0
         self._upkeep: asyncio.Task[None] | None = None
 
@@ -72,6 +78,14 @@ class Router:
 
     @property
     def state(self) -> State:
+        """What the sidecar has said of itself, unless it takes suspiciously long."""
+        now = time.monotonic()
+        if self._state == State("loading") and now - self._loading_since > _LONG_LOAD:
+            return _stuck("has been loading", now - self._loading_since)
+        if self._state.phase == "ready" and self._late:
+            late = now - next(iter(self._late.values()))
+            if late > _LONG_DECISION:
+                return _stuck("has not answered", late)
         return self._state
 
     def start(self) -> None:
@@ -115,7 +129,7 @@ class Router:
         finally:
             # Also where the request was cancelled. What is not answered by now is late.
             if self._waiting.pop(number, None) is not None:
-                self._late.add(number)
+                self._late[number] = time.monotonic()
         if shares is None:
             return None
         return Decision(dict(zip(LABELS, shares, strict=True)), settings.min_confidence)
@@ -134,16 +148,20 @@ class Router:
         finally:
             self._writer.close()
             self._writer = None
-            self._state = State("loading", "the classifier's process has ended; it starts again")
+            self._become(State("loading", "the classifier's process has ended; it starts again"))
             while self._waiting:
                 _settle(self._waiting.popitem()[1], None)
             self._late.clear()
 
+    def _become(self, state: State) -> None:
+        self._state = state
+        self._loading_since = time.monotonic()
+
     def _hear(self, said: dict[str, Any]) -> None:
         if "phase" in said:
-            self._state = State(**said)
+            self._become(State(**said))
             return
-        self._late.discard(said["id"])
+        self._late.pop(said["id"], None)
         answer = self._waiting.pop(said["id"], None)
         if answer is not None:
             _settle(answer, said["shares"])
@@ -152,6 +170,10 @@ class Router:
 def no_classifier() -> Router:
     """For a service without one: it never decides."""
     return Router(RouterSettings(), "", "no classifier is set up")
+
+
+def _stuck(how: str, seconds: float) -> State:
+    return State("loading", f"the classifier {how} for {seconds:.0f} s")
 
 
 def _settle(answer: asyncio.Future[Any], shares: list[float] | None) -> None:

@@ -94,11 +94,7 @@ class Ladder:
         known = self._remembered(asked, said)
         if known is not None:
             return known
-        sure = await self._learned(asked)
-        if sure is None:
-            return Choice(allowed[0], "default")
-        self.settle(asked, sure)
-        return sure
+        return await self._learned(asked) or Choice(allowed[0], "default")
 
     def settle(self, asked: Asked, choice: Choice) -> None:
         """Remember ``choice`` for the same question, and for later turns of this conversation."""
@@ -123,12 +119,17 @@ class Ladder:
     async def _learned(self, asked: Asked) -> Choice | None:
         shares = linear.shares(asked.chat) or {}
         small = Decision(shares, self.classifier.settings.min_confidence)
-        certain = _sure(replace(small, threshold=_CERTAIN), asked.allowed, "linear")
-        if certain is not None:
-            return certain
-        large = await self.classifier.decide(asked.chat, asked.effort)
-        sure = None if large is None else _sure(large, asked.allowed, "classifier")
-        return sure or _sure(small, asked.allowed, "linear")
+        sure = _sure(replace(small, threshold=_CERTAIN), asked.allowed, "linear")
+        lasts = True
+        if sure is None:
+            large = await self.classifier.decide(asked.chat, asked.effort)
+            sure = None if large is None else _sure(large, asked.allowed, "classifier")
+            # One that is loading, or late, may be asked the next time.
+            lasts = large is not None or self.classifier.state.phase == "absent"
+        sure = sure or _sure(small, asked.allowed, "linear")
+        if sure is not None and lasts:
+            self.settle(asked, sure)
+        return sure
 
 
 def _sure(decision: Decision, allowed: Collection[str], source: Source) -> Choice | None:

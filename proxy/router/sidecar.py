@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,9 @@ _SHARE = 0.8
 _LEAST = 64
 #: Rounds of warming up: the first is slow, the others find out how much can be read in time.
 _ROUNDS = 5
+#: Rounds of a trial, of which the best counts, and seconds until one that failed is repeated.
+_TRIALS = 3
+_AGAIN = 60.0
 #: Requests go first where the CPU is short, before a load above all.
 _NICE = 5
 _NICE_TO_LOAD = 19
@@ -93,27 +97,42 @@ class Decider:
         #: How many tokens of a question are read: what the machine can do in time.
         self.tokens = min(_LEAST, settings.max_tokens)
         for _ in range(_ROUNDS):
-            self._shares([[0] * self.tokens], [settings.effort])
+            shares, _ = self._shares([[0] * self.tokens], [settings.effort])
+        if not _finite(shares[0]):
+            raise Unusable(f"{checkpoint.weights}: what it decides is no number; fetch it again")
         self.note = f"{self._classifier.note}, {threads} threads, {self.tokens} tokens"
 
+    def too_slow(self) -> str:
+        """Why no question can be read in time; empty where one can."""
+        tokens = [0] * min(_LEAST, self._settings.max_tokens)
+        trials = [self._shares([tokens], [self._settings.effort]) for _ in range(_TRIALS)]
+        took, within = min(seconds for _, seconds in trials), self._settings.within
+        if took <= within:
+            return ""
+        return f"too slow: {len(tokens)} tokens take {took:.2f} s, and requests wait {within:g} s"
+
     def decide(self, batch: Sequence[_Asked]) -> list[Sequence[float] | None]:
-        """The shares for each question, in order; None for one that nobody waits for any more."""
+        """The shares for each question, in order.
+
+        None for one that nobody waits for any more, or that comes to no numbers.
+        """
         ids = [self._tokeniser.encode(asked.question, self.tokens) for asked in batch]
         shares: list[Sequence[float] | None] = [None] * len(batch)
         for group in grouped([len(tokens) for tokens in ids], self.tokens):
             now = time.monotonic()
             awaited = [index for index in group if batch[index].until > now]
             if awaited:
-                found = self._shares(
+                found, _ = self._shares(
                     [ids[index] for index in awaited], [batch[index].effort for index in awaited]
                 )
                 for index, one in zip(awaited, found, strict=True):
-                    shares[index] = one
+                    shares[index] = one if _finite(one) else None
         return shares
 
     def _shares(
         self, ids: Sequence[Sequence[int]], efforts: Sequence[float]
-    ) -> list[Sequence[float]]:
+    ) -> tuple[list[Sequence[float]], float]:
+        """The shares for each question, and the seconds that it took."""
         began = time.perf_counter()
         found = self._classifier.shares(ids, efforts, self._settings.temperature)
         size = len(ids) * max(map(len, ids))
@@ -121,7 +140,11 @@ class Decider:
         self.tokens = reach(
             self.tokens, size, took, self._settings.within * _SHARE, self._settings.max_tokens
         )
-        return found
+        return found, took
+
+
+def _finite(shares: Sequence[float]) -> bool:
+    return all(map(isfinite, shares))
 
 
 def reach(tokens: int, size: int, took: float, budget: float, most: int) -> int:
@@ -185,6 +208,10 @@ class Sidecar:
             self._become(State("absent", str(error)))
             await asyncio.Event().wait()
             return
+        while why := await self._beside(_BATCH_LIMIT, decider.too_slow):
+            _log.warning("no classifier: %s", why)
+            self._become(State("absent", why))
+            await asyncio.sleep(_AGAIN)
         _log.info("classifier ready: %s", decider.note)
         self._become(State("ready", decider.note))
         while True:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import reference_logits, write_checkpoint
 
-from proxy.router import attention, matrices, model
+from proxy.router import attention, cpu, matrices, model
 from proxy.router.attention import _fused, _products
 from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import LABELS, inspect, layout
@@ -111,6 +111,31 @@ def test_matrices_that_cannot_be_packed_are_taken_as_they_are(
     ids = tokeniser.encode(Question("What is 17 * 23?"), 512)
     classifier = load(inspect(folder), "fp32", 1)
     assert close(classifier.logits([ids], [0.7])[0], reference_logits(folder, ids, 0.7))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_computes_with_the_threads_that_it_is_given(folder: Path, threads: int) -> None:
+    import torch
+
+    load(inspect(folder), "fp32", threads)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("avx2 fma avx512f", "fp32"),
+        ("avx512f avx512_bf16", "bf16"),
+        ("avx512f amx_bf16 amx_tile", "bf16"),
+        ("asimd bf16 sve", "bf16"),
+        ("", "fp32"),
+    ],
+)
+def test_the_full_precision_is_bf16_where_the_cpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, flags: str, precision: str
+) -> None:
+    monkeypatch.setattr(cpu, "_flags", lambda: frozenset(flags.split()))
+    assert model._full() == precision
 
 
 def test_auto_is_what_the_cpu_is_good_at(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -124,17 +125,31 @@ def test_nothing_in_words_is_not_asked(tmp_path: Path, text: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_load_that_takes_long_is_spoken_of(tmp_path: Path) -> None:
+    router = Router(RouterSettings(), str(tmp_path / "socket"))
+    assert router.state == State("loading")
+    router._loading_since -= 130
+    assert router.state == State("loading", "the classifier has been loading for 130 s")
+
+
 def test_a_hang_costs_one_wait_and_no_more_until_it_is_over(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with pair(tmp_path, lambda asked: None if asked["id"] == 1 else SHARES) as (
             router,
             sidecar,
         ):
+            began = time.monotonic()
             assert await router.decide(asking()) is None
             assert await router.decide(asking()) is None
+            # By default 0.25 s, and once.
+            assert 0.2 < time.monotonic() - began < 5
             assert [asked["id"] for asked in sidecar.asked] == [1]
+            assert router.state == State("ready", "bf16")
+            router._late[1] -= 12
+            assert router.state == State("loading", "the classifier has not answered for 12 s")
             sidecar.say({"id": 1, "shares": None})
             await until(lambda: not router._late)
+            assert router.state == State("ready", "bf16")
             assert await router.decide(asking()) is not None
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from conftest import eventually
 from tiny import reference_logits, write_checkpoint
 
 from proxy.chat import Chat
+from proxy.router import sidecar
 from proxy.router.checkpoint import LABELS
 from proxy.router.client import Router
-from proxy.router.config import RouterSettings
+from proxy.router.config import RouterSettings, State
 from proxy.router.sidecar import grouped, reach
 from proxy.router.supervisor import Supervisor
 from proxy.router.tokenise import Question, Tokeniser
@@ -97,7 +98,9 @@ def test_a_crash_and_a_hang_cost_a_decision_and_nothing_else(folder: Path) -> No
             first = supervisor.pid
             assert first is not None
             os.kill(first, signal.SIGSTOP)
+            began = time.monotonic()
             assert await router.decide(asking("Why?")) is None
+            assert time.monotonic() - began < 5
             os.kill(first, signal.SIGTERM)
             os.kill(first, signal.SIGCONT)
             async with asyncio.timeout(30):
@@ -136,6 +139,175 @@ def test_a_hang_while_it_loads_is_ended(folder: Path) -> None:
         assert supervisor.pid is None
         await router.close()
         supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+#: A classifier whose shares are how many questions it was asked together; it hangs where told.
+FAKE = """
+import sys, time
+from proxy.router import sidecar
+
+class Decider:
+    note = "fake"
+    def __init__(self, settings):
+        if WHERE == "load":
+            time.sleep(600)
+    def too_slow(self):
+        return ""
+    def decide(self, batch):
+        if WHERE == "decision":
+            time.sleep(600)
+        time.sleep(0.3)
+        return [[float(len(batch))] * 13 for _ in batch]
+
+sidecar.Decider = Decider
+sidecar._LOAD_LIMIT = sidecar._BATCH_LIMIT = SECONDS
+sidecar._BEAT = 0.02
+sidecar.main(*sys.argv[1:])
+"""
+
+
+def fake(folder: Path, where: str, limit: float, clock: Callable[[], float]) -> Supervisor:
+    code = FAKE.replace("WHERE", repr(where)).replace("SECONDS", str(limit))
+    supervisor = Supervisor(command=(sys.executable, "-c", code), clock=clock)
+    supervisor.renew(RouterSettings(model=str(folder)))
+    supervisor.tick()
+    return supervisor
+
+
+@pytest.mark.parametrize("where", ["load", "decision"])
+def test_a_thread_that_hangs_is_silent_and_ended(folder: Path, where: str) -> None:
+    now = [0.0]
+
+    async def scenario() -> None:
+        supervisor = fake(folder, where, 0.2, lambda: now[0])
+        router = Router(RouterSettings(model=str(folder)), supervisor.address)
+        router.start()
+        if where == "decision":
+            await reached(router, "ready", supervisor)
+            began = time.monotonic()
+            assert await router.decide(asking("Why?")) is None
+            assert time.monotonic() - began < 5
+        first = supervisor.pid
+
+        def ended() -> bool:
+            now[0] += 61
+            supervisor.tick()
+            return supervisor.pid != first
+
+        async with asyncio.timeout(60):
+            # While it beats, no clock ends it.
+            while not ended():
+                await asyncio.sleep(0.1)
+        await router.close()
+        supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_questions_that_come_together_are_decided_together(folder: Path) -> None:
+    async def scenario() -> None:
+        supervisor = fake(folder, "nowhere", 60, time.monotonic)
+        router = Router(RouterSettings(model=str(folder), within=30.0), supervisor.address)
+        router.start()
+        await reached(router, "ready", supervisor)
+        asked = (router.decide(asking(f"Why {number}?")) for number in range(40))
+        found = await asyncio.gather(*asked)
+        alone = await router.decide(asking("Why?"))
+        sizes = [one.confidence for one in found if one is not None]
+        assert max(sizes) == 16
+        # However few of them the first batch has met.
+        assert len(sizes) == 40
+        assert sum(1 / size for size in sizes) < 4.5
+        assert alone is not None
+        assert alone.confidence == 1
+        await router.close()
+        supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_too_slow_says_so(folder: Path) -> None:
+    async def scenario() -> None:
+        async with served(folder, within=1e-6) as (supervisor, router):
+            await reached(router, "absent", supervisor)
+            assert router.state.why.startswith("too slow: 64 tokens take 0.")
+            assert router.state.why.endswith(" s, and requests wait 1e-06 s")
+
+    asyncio.run(scenario())
+
+
+def test_one_that_was_too_slow_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faster:
+        note = "faster"
+        trials = iter(["too slow", "too slow", ""])
+
+        def __init__(self, _: RouterSettings) -> None: ...
+
+        def too_slow(self) -> str:
+            return next(self.trials)
+
+    states: list[State] = []
+
+    async def scenario() -> None:
+        ours = sidecar.Sidecar(RouterSettings())
+        monkeypatch.setattr(ours, "_become", states.append)
+        work = asyncio.create_task(ours._work())
+        async with asyncio.timeout(30):
+            while len(states) < 3:
+                await asyncio.sleep(0.01)
+        work.cancel()
+
+    monkeypatch.setattr(sidecar, "Decider", Faster)
+    monkeypatch.setattr(sidecar, "_AGAIN", 0.01)
+    asyncio.run(scenario())
+    slow = State("absent", "too slow")
+    assert states == [slow, slow, State("ready", "faster")]
+
+
+@pytest.fixture
+def spoilt(folder: Path, tmp_path: Path) -> Callable[[str, int], Path]:
+    """A checkpoint of which one row of one tensor is no number."""
+
+    def spoilt(name: str, row: int) -> Path:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        weights[name][row] = float("nan")
+        save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+        for other in ("config.json", "tokenizer.json"):
+            (tmp_path / other).symlink_to(folder / other)
+        return tmp_path
+
+    return spoilt
+
+
+def test_weights_that_are_no_numbers_are_told(spoilt: Callable[[str, int], Path]) -> None:
+    broken = spoilt("classifier.weight", 3)
+
+    async def scenario() -> None:
+        async with served(broken) as (supervisor, router):
+            await reached(router, "absent", supervisor)
+            told = f"{broken}/model.safetensors: what it decides is no number; fetch it again"
+            assert router.state.why == told
+
+    asyncio.run(scenario())
+
+
+def test_a_decision_that_is_no_number_is_none(
+    folder: Path, spoilt: Callable[[str, int], Path]
+) -> None:
+    _, token, _ = Tokeniser(folder / "tokenizer.json").encode(Question("Z"), 8)
+    # Warming up does not meet it.
+    broken = spoilt("base_model.embeddings.tok_embeddings.weight", token)
+
+    async def scenario() -> None:
+        async with served(broken) as (supervisor, router):
+            await reached(router, "ready", supervisor)
+            found = await asyncio.gather(*(router.decide(asking(text)) for text in "AZ"))
+            assert found[0] is not None
+            assert found[1] is None
 
     asyncio.run(scenario())
 

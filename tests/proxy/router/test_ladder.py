@@ -13,7 +13,7 @@ from proxy.chat import Chat
 from proxy.router import ladder as rungs
 from proxy.router.checkpoint import LABELS
 from proxy.router.client import Decision, Router, no_classifier
-from proxy.router.config import RouterSettings
+from proxy.router.config import RouterSettings, State
 from proxy.router.ladder import Asked, Choice, Ladder
 from proxy.router.memory import Memory
 
@@ -112,6 +112,17 @@ def test_whoever_is_sure_first_decides(
 ) -> None:
     linear |= small
     assert choices(Ladder(Classifier(large)), asked(OPEN)) == [found]
+
+
+@pytest.mark.parametrize(("absent", "again"), [("", "linear"), ("not installed", "cache")])
+def test_what_the_smaller_model_says_for_one_that_is_only_late_is_not_remembered(
+    linear: dict[str, float], absent: str, again: str
+) -> None:
+    linear.update(FAIRLY)
+    classifier = Classifier(None)
+    classifier._state = State("absent", absent) if absent else State("loading")
+    found = choices(Ladder(classifier), asked(OPEN), asked(OPEN))
+    assert found == [("bon", "linear"), ("bon", again)]
 
 
 def test_the_threshold_is_the_operators() -> None:
