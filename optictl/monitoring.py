@@ -209,6 +209,10 @@ def _panels(of: str) -> Iterator[_Panel]:
     yield _Panel("Approaches chosen by the router", "reqps", [
         (shown("approach", "source"), rate("optillm_router_decisions_total", "approach", "source")),
     ])  # fmt: skip
+    yield _Panel("Confidence of the router, median", "percentunit", [
+        (shown("source"),
+         _quantile(0.5, "optillm_router_confidence", of, "$__rate_interval", "source")),
+    ])  # fmt: skip
     yield _Panel("In flight", "short", [
         ("requests", f"optillm_requests_in_flight{{{of}}}"),
         ("upstream calls", f"optillm_upstream_calls_in_flight{{{of}}}"),

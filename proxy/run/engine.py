@@ -131,7 +131,8 @@ class Engine:
                     if plan.untouched
                     else self._collect(run, plan, envelope)
                 )
-            stream = Stream(sink, envelope, plan.total_choices, run.ledger)
+            choices, routed = plan.total_choices, plan.routed
+            stream = Stream(sink, envelope, choices, run.ledger, routed=routed)
             try:
                 return await self._stream(run, plan, stream)
             finally:
@@ -239,7 +240,7 @@ class Engine:
         return b"".join(map(stream.envelope.forwarded, held))
 
     async def _play_stream(self, run: Run, plan: Plan, stream: Stream) -> bytes:
-        run.replied = stream.open
+        run.replied = stream.replied
         progress = self._tells_progress(plan)
         outlets = [
             Streamed(stream, index, progress=progress, told=run.ledger.told(index))

@@ -57,6 +57,11 @@ class Plan:
         """Whether the request goes through as it came."""
         return len(self.branches) == 1 and self.branches[0].node is None
 
+    @property
+    def routed(self) -> bool:
+        """Whether the router is asked."""
+        return any("router" in branch.label.split("&") for branch in self.branches)
+
     def choice_by_choice(self, registry: Registry) -> Plan:
         """The same request with a run of ``none`` for each choice."""
         return replace(self, branches=(self.branches[0].played(registry["none"]),))

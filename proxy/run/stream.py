@@ -14,6 +14,8 @@ from proxy.wire.sse import DONE, KEEP_ALIVE, comment
 
 #: How long the head waits for the first upstream reply: an error until then still gets its status.
 HOLD_HEAD = 1.0
+#: And for the router, which may draw samples: its choice stands in a header.
+HOLD_ROUTED = 15.0
 KEEP_ALIVE_EVERY = 15.0
 
 
@@ -30,23 +32,41 @@ class Sink(Protocol):
 
 
 class Stream:
-    """All choices of a streamed response share one."""
+    """All choices of a streamed response share one. ``routed`` where the router is asked."""
 
-    def __init__(self, sink: Sink, envelope: Envelope, choices: int, ledger: Ledger) -> None:
+    def __init__(
+        self, sink: Sink, envelope: Envelope, choices: int, ledger: Ledger, *, routed: bool = False
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sink = sink
         self.envelope = envelope
         self._choices = choices
         self._ledger = ledger
+        self._routed = routed
+        #: What was told while the head was held.
+        self._early = b""
         self.opened = False
         self._wrote_at = self._loop.time()
-        self._timer = self._loop.call_later(HOLD_HEAD, self.open)
+        self._timer = self._loop.call_later(HOLD_HEAD, self._held)
 
     def open(self) -> None:
         """Send the head and each choice's role chunk, once."""
         if not self.opened:
             self._opening()
-            self.put(b"".join(map(self.envelope.role, range(self._choices))))
+            self.put(b"".join(map(self.envelope.role, range(self._choices))) + self._early)
+
+    def replied(self) -> None:
+        """The first bytes of an upstream's reply are here: only the router still holds the head."""
+        if not self._routed or self._ledger.routes:
+            self.open()
+
+    def _held(self) -> None:
+        self.replied()
+        if not self.opened:
+            if self._loop.time() - self._wrote_at >= HOLD_ROUTED:
+                self.open()
+            else:
+                self._timer = self._loop.call_later(HOLD_HEAD, self._held)
 
     def _opening(self) -> None:
         self.opened = True
@@ -59,7 +79,7 @@ class Stream:
 
     async def write(self, data: bytes, *, opens: bool = False) -> None:
         """Send ``data`` and wait while the client is behind; ``opens`` where it brings a role."""
-        if opens and not self.opened:
+        if opens and not self.opened and not self._early:
             self._opening()
         self.open()
         if self._ledger.spoken is None:
@@ -68,9 +88,15 @@ class Stream:
         await self._sink.room()
 
     def note(self, text: str) -> None:
-        """A comment, which opens the stream too: the client asked to read along."""
-        self.open()
-        self.put(comment(text))
+        """A comment."""
+        self.tell(comment(text))
+
+    def tell(self, data: bytes) -> None:
+        """Send what is told ahead of content. It is no reply, and waits for the head."""
+        if self.opened:
+            self.put(data)
+        else:
+            self._early += data
 
     def finish(self, last: bytes) -> None:
         self.open()
@@ -130,6 +156,5 @@ class Streamed:
         if not self._progress:
             self._stream.note(text)
         elif not self.begun:
-            self._stream.open()
             delta = {"reasoning_content": f"{text}\n"}
-            self._stream.put(self._stream.envelope.chunk(self._index, delta))
+            self._stream.tell(self._stream.envelope.chunk(self._index, delta))

@@ -31,6 +31,8 @@ _NO_ROOM = ("overloaded", "queue_full", "queue_timeout")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0, 100.0, 200.0)
 _WAITED = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+#: With 0.55 and 0.99, from where on the classifier and the linear model count as sure.
+_SURE = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _ROUNDS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0, 40.0)
 
 
@@ -110,6 +112,10 @@ ROUTED = Family(
     "optillm_router_decisions", "counter", "Approaches that the router has chosen, and by what.",
     ("approach", "source"),
 )  # fmt: skip
+SURE = Family(
+    "optillm_router_confidence", "histogram",
+    "How sure the router was of what it has chosen: a share of 1.", ("source",), _SURE,
+)  # fmt: skip
 LOST = Family("optillm_requests_lost", "counter", "Requests that were lost with workers that died.")
 IN_FLIGHT = Family("optillm_requests_in_flight", "gauge", "Chats admitted and not answered.")
 CALLS_IN_FLIGHT = Family(
@@ -135,7 +141,7 @@ STATE = Family(
 #: Added up as requests end.
 COUNTED = (
     REQUESTS, FULL, SECONDS, FIRST, ROUNDS, CALLS, CANCELLED, TOKENS, WAITED, FAILOVERS, RETRIES,
-    MISSING, EXHAUSTED, SHARED, ROUTED,
+    MISSING, EXHAUSTED, SHARED, ROUTED, SURE,
 )  # fmt: skip
 #: As things are at a scrape.
 PRESENT = (
@@ -215,6 +221,8 @@ class Metrics:
             self._add(EXHAUSTED, (ledger.exhausted,))
         for choice in list(ledger.routes):
             self._add(ROUTED, (self._approach(choice.slug), choice.source))
+            if choice.confidence is not None:
+                self._observe(SURE, (choice.source,), choice.confidence)
 
     def _count_call(self, call: CallRecord, sent: float) -> None:
         provider = self._bounded("provider", call.provider or OTHER)

@@ -16,6 +16,7 @@ from scraped import Scraped
 from optictl.simulator import Behaviour, Fault, SimulatorThread
 from proxy.ensembles import Ensemble
 from proxy.ensembles_file import loads
+from proxy.router.ladder import Choice
 from proxy.run.ledger import Ledger
 from proxy.settings import Limits, Secret
 from proxy.telemetry.metrics import FAMILIES
@@ -112,6 +113,25 @@ def test_calls_that_were_cancelled(proxy: InProcess, sim: SimulatorThread) -> No
     outcome = seen.value("optillm_upstream_calls_total", outcome="cancelled")
     assert cancelled == outcome > 0
     assert seen.value("optillm_upstream_calls_total") == answer["optillm"]["calls"]
+
+
+def test_how_sure_the_router_was(proxy: InProcess) -> None:
+    routed = record("")
+    routed.ledger.routes += [
+        Choice("moa", "classifier", 0.83),
+        Choice("bon", "classifier", 0.55),
+        # Nothing spoke for it.
+        Choice("none", "default"),
+    ]
+    proxy.app.metrics.ended(routed)
+    seen = scraped(proxy)
+    assert seen.value("optillm_router_decisions_total") == 3
+    assert seen.labels("optillm_router_confidence_count", "source") == {"classifier"}
+    assert seen.value("optillm_router_confidence_count") == 2
+    assert seen.value("optillm_router_confidence_sum") == pytest.approx(1.38)
+    below = {le: seen.value("optillm_router_confidence_bucket", le=le) for le in ("0.55", "0.8")}
+    assert below == {"0.55": 1, "0.8": 1}
+    assert seen.value("optillm_router_confidence_bucket", le="0.9") == 2
 
 
 class TestWhatGoesWrong:

@@ -88,6 +88,8 @@ class TestWhatIsTold:
         assert route["why"] == "moa; source=classifier; confidence=1.00"
         metrics = proxy.http.get("/metrics").get_data(as_text=True)
         assert 'optillm_router_decisions_total{approach="moa",source="classifier"} 1' in metrics
+        assert 'optillm_router_confidence_bucket{le="1.0",source="classifier"} 1' in metrics
+        assert 'optillm_router_confidence_bucket{le="0.99",source="classifier"} 0' in metrics
 
     def test_to_a_client_that_streams(self, start: Start) -> None:
         proxy, _ = start(lambda _: sure_of("none"))
@@ -334,8 +336,11 @@ class TestASickClassifier:
         self.goes_on(proxy)
 
     def test_that_hangs_while_it_decides(self, start: Start) -> None:
-        proxy, sidecar = start(lambda _: None, router=RouterSettings(within=0.25))
+        # As the service asks.
+        proxy, sidecar = start(lambda _: None, router=RouterSettings())
+        began = time.monotonic()
         self.goes_on(proxy)
+        assert 0.25 <= time.monotonic() - began < 5
         self.goes_on(proxy, "Compare the Russian and the Chinese revolution.")
         # The second has not waited for an answer that is owed already.
         assert len(sidecar.asked) == 1
