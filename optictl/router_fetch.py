@@ -21,8 +21,9 @@ from typing import IO, Any
 import httpx
 
 from optictl.errors import FetchFailed, Locked
-from proxy.router.checkpoint import REPOSITORY, inspect
+from proxy.router.checkpoint import REPOSITORY, inspect, lacks
 from proxy.router.config import Unusable
+from proxy.router.tokenise import Tokeniser
 
 #: Hears how far it is.
 Tell = Callable[[str], None]
@@ -201,7 +202,9 @@ def _name(repository: Path, revision: str) -> None:
 
 def _usable(folder: Path) -> bool:
     try:
-        inspect(folder)
+        checkpoint = inspect(folder)
+        if not lacks():
+            Tokeniser(checkpoint.tokenizer)
     except Unusable:
         return False
     return True

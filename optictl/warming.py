@@ -16,6 +16,7 @@ import httpx
 import orjson
 
 from optictl.errors import CannotRead, UsageError, WarmupFailed
+from optictl.router_words import parted, routes
 from proxy.settings import Secret
 
 #: Hears what is waited for, a line at a time.
@@ -28,8 +29,10 @@ _SPACING = 3.0
 #: Seconds between two looks at the router's classifier while that is loaded.
 _LOOK = 0.5
 _LOOK_LIMIT = 15.0
-#: What runs where nothing was asked for; `none` also where the router is not ready.
-_ROUTED = ("none", "router")
+#: The service's word where it was told to load none, which nothing has to mend.
+_UNWANTED = "no classifier is set up"
+#: What grows while the same is waited for.
+_FIGURES = re.compile(r"\d+")
 #: Seconds to connect, and after which an answer that has not come is spoken of.
 _CONNECT = 5.0
 _PATIENCE = 3.0
@@ -53,7 +56,8 @@ class Warmed:
     """The model that answered, seconds until then, and how often it was asked.
 
     ``router`` is how the router's classifier was found in the end: ready, loading, absent, or
-    unused where another approach has answered; ``why`` is the service's word on that.
+    unused where another approach has answered; ``why`` is the service's word on that, of one that
+    is loading the last one.
     """
 
     model: str
@@ -120,6 +124,7 @@ async def _watched(visit: _Visit, seconds: float, pid: int | None) -> Warmed:
             if warming.done():
                 return warming.result()
             if visit.warmed is not None:
+                visit.tell_of(visit.warmed)
                 return visit.warmed
             raise WarmupFailed(
                 f"no answer within {seconds:g} s; it last waited for {visit.waits_for}"
@@ -197,15 +202,25 @@ class _Visit:
 
     async def _until_routed(self, http: httpx.AsyncClient, warmed: Warmed) -> Warmed:
         """``warmed`` once the classifier is ready, or is known to be absent."""
+        known = None
         while True:
             found = await self._classifier(http, warmed)
             if found.router != "loading":
-                why = "" if found.why is None else f" ({found.why})"
-                self._tell(f"router: {found.router}{why}")
+                self.tell_of(found)
                 return found
-            self.warmed = found
-            self._wait_for("the router's classifier, which is being loaded")
+            # One that crashes says nothing of that once it is loaded again, until the next time.
+            known = found.why or known
+            self.warmed = replace(found, why=known)
+            if known is None:
+                self._wait_for("the router's classifier, which is being loaded")
+            else:
+                self._wait_for(f"the router's classifier ({known}); see: optictl logs")
             await asyncio.sleep(_LOOK)
+
+    def tell_of(self, found: Warmed) -> None:
+        """How the classifier is in the end, and what to do where it cannot be used."""
+        why = "" if found.why is None else f" ({found.why})"
+        self._tell(f"router: {found.router}{why}{_mend(found)}")
 
     async def _classifier(self, http: httpx.AsyncClient, warmed: Warmed) -> Warmed:
         try:
@@ -216,7 +231,9 @@ class _Visit:
         router, why = said.get("router"), said.get("router_why")
         if router not in ("ready", "loading", "absent"):
             return replace(warmed, router="absent", why="the service does not say how it is")
-        return replace(warmed, router=str(router), why=why if isinstance(why, str) else None)
+        # What torch complains of has many lines.
+        line = " ".join(why.split()) if isinstance(why, str) else ""
+        return replace(warmed, router=str(router), why=line or None)
 
     async def _ask(self, http: httpx.AsyncClient) -> dict[str, Any] | None:
         """What was answered; None where it may be later. Raises `WarmupFailed`."""
@@ -262,16 +279,28 @@ class _Visit:
 
     def _wait_for(self, what: str) -> None:
         self.waits_for = what
-        now = time.monotonic()
-        if what != self._told and now - self._told_at >= _SPACING:
-            self._told, self._told_at = what, now
+        now, alike = time.monotonic(), _FIGURES.sub("", what)
+        if alike != self._told and now - self._told_at >= _SPACING:
+            self._told, self._told_at = alike, now
             self._tell(f"waiting for {what}")
 
 
 def _routed(said: Mapping[str, Any]) -> bool:
     """Whether the router has chosen, or would have where ``auto`` asks for it once it is ready."""
     told = said.get("optillm")
-    return isinstance(told, dict) and told.get("approach") in _ROUTED
+    approach = told.get("approach") if isinstance(told, dict) else None
+    # Without an approach of its own a base model is answered by `none` until the router is ready.
+    return isinstance(approach, str) and (approach == "none" or routes(approach))
+
+
+def _mend(found: Warmed) -> str:
+    """What to do, behind the service's word; empty where there is nothing, or that says it."""
+    if found.router == "loading":
+        return "; wait, or see: optictl logs" if found.why is None else "; see: optictl logs"
+    if found.router == "absent" and found.why != _UNWANTED and not parted(found.why or "")[1]:
+        # That looks at the files too, and names the one thing.
+        return "; what mends it: optictl check router"
+    return ""
 
 
 def _lasts(status: int, code: str | None) -> bool:

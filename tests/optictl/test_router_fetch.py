@@ -11,6 +11,7 @@ import pytest
 from fake_hub import REVISION, Hub, serving
 from tiny_classifier import write_classifier
 
+from optictl import router_fetch
 from optictl.errors import FetchFailed, Locked
 from optictl.router_fetch import BASE, from_folder, from_hub
 from optictl.router_place import Place
@@ -21,6 +22,12 @@ from proxy.router.config import Unusable
 @pytest.fixture
 def carried(tmp_path: Path) -> Path:
     return write_classifier(tmp_path / "carried")
+
+
+@pytest.fixture(autouse=True)
+def no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tokenizers are none that could be read."""
+    monkeypatch.setattr(router_fetch, "lacks", lambda: "tokenizers is not installed")
 
 
 @pytest.fixture
