@@ -14,7 +14,7 @@ from optictl.render import HIDDEN
 from optictl.router_place import Place, of_site
 from optictl.router_words import parted, routes
 from proxy.ensembles_file import loads
-from proxy.router.calibration import outdated
+from proxy.router.calibration import outdated, tried
 from proxy.router.checkpoint import Checkpoint, lacks
 from proxy.router.config import Unusable
 from proxy.router.tokenise import Tokeniser
@@ -66,6 +66,9 @@ def router(box: Box) -> Finding:
         case "ready" if outdated(checkpoint):
             saw = "what was found of int8 is of another torch, CPU or checkpoint: it is not used"
             return warn(f"the classifier is ready: {why}; {saw}", box.optictl("router calibrate"))
+        case "ready" if not (why.startswith("int8") or tried(checkpoint)):
+            saw = "nobody has tried whether int8 does as well, in half of the memory"
+            return ok(f"the classifier is ready: {why}; {saw}: {box.optictl('router calibrate')}")
         case "ready":
             return ok(f"the classifier is ready: {why}")
         case "loading" if not why:

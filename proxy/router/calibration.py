@@ -70,9 +70,14 @@ def remembered(checkpoint: Checkpoint) -> Calibration | None:
         return None
 
 
+def tried(checkpoint: Checkpoint) -> bool:
+    """Whether anything was ever found, be it outdated."""
+    return _file(checkpoint).exists()
+
+
 def outdated(checkpoint: Checkpoint) -> bool:
     """Whether something was found, for another torch, CPU or checkpoint, that holds no more."""
-    return _file(checkpoint).exists() and remembered(checkpoint) is None
+    return tried(checkpoint) and remembered(checkpoint) is None
 
 
 def remember(checkpoint: Checkpoint, found: Calibration) -> None:

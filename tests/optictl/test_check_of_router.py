@@ -180,10 +180,10 @@ def test_a_calibration_of_another_torch(
     make_box: MakeBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_classifier(tmp_path / "c")
-    box = make_box(site(folder), at=says("ready", "int8"))
-    assert found("router", box).status == "ok"
-    remember(inspect(folder), Calibration(1.0, 0.2, 0.1))
-    assert found("router", box).status == "ok"
+    box = make_box(site(folder), at=says("ready", "bf16"))
+    assert "nobody has tried whether int8" in found("router", box).saw
+    remember(inspect(folder), Calibration(1.0, 0.1, 0.2))
+    assert found("router", box).saw == "the classifier is ready: bf16"
     monkeypatch.setattr(calibration, "version", lambda _: "99.0")
     finding = found("router", box)
     assert (finding.status, command(finding)) == ("warn", "optictl router calibrate")
@@ -231,7 +231,9 @@ PUT = "put the checkpoint into {}, or drop --router-model"
 @pytest.mark.parametrize(
     ("state", "why", "status", "saw", "fix"),
     [
-        ("ready", "bf16, 2 threads", "ok", "the classifier is ready: bf16, 2 threads", ""),
+        ("ready", "int8, 2 threads", "ok", "the classifier is ready: int8, 2 threads", ""),
+        ("ready", "bf16, 2 threads", "ok", "the classifier is ready: bf16, 2 threads; nobody has "
+         "tried whether int8 does as well, in half of the memory: optictl router calibrate", ""),
         ("loading", None, "warn", "the classifier is loading", "wait, or see: optictl logs"),
         # It has crashed, hangs while it loads, hangs at a decision.
         ("loading", "its process has ended", "fail", "its process has ended", "optictl logs"),
@@ -272,7 +274,7 @@ def test_what_the_service_says(
     folder = write_classifier(tmp_path / "c")
     box = make_box(site(folder), at=says(state, why and why.format(folder)))
     finding = found("router", box)
-    assert (finding.status, finding.saw, without_site(finding.fix)) == (
+    assert (finding.status, without_site(finding.saw), without_site(finding.fix)) == (
         status, saw.format(folder), fix.format(folder),
     )  # fmt: skip
 
