@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, Protocol
@@ -171,6 +172,9 @@ class Systemd:
             raise UnitFailed(f"{error}\n{self._last_words(units)}") from error
 
     def _last_words(self, units: Sequence[str]) -> str:
+        # What was said just now may not have been written yet. Who is not root may not ask for it.
+        with suppress(SystemdFailed):
+            self._run(["journalctl", "--sync"])
         said = "".join(f"  {line}\n" for line in self.journal(*units)) or "  (its log is empty)\n"
         of = " ".join([*self._of, *(f"-u {unit}" for unit in units)])
         return f"{said}more: journalctl {of} --since -10min"

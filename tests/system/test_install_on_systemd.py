@@ -180,7 +180,7 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_left(declared: Lab) -> None
         time.sleep(1)
         failed = optictl(declared, "install", "--yes")
         assert failed.returncode == 14
-        assert "Address already in use" in failed.stderr
+        assert "Address already in use" in failed.stderr, failed.stderr
         assert declared.run("ls", "/etc/optillm-proxy") == "optictl.yaml"
         found = answered(declared, "check", "port")["data"]["checks"][0]
         assert found["status"] == "fail"
