@@ -209,7 +209,9 @@ class Sidecar:
             await asyncio.Event().wait()
             return
         while why := await self._beside(_BATCH_LIMIT, decider.too_slow):
-            _log.warning("no classifier: %s", why)
+            # Once, not every minute.
+            if self._state.phase != "absent":
+                _log.warning("no classifier: %s", why)
             self._become(State("absent", why))
             await asyncio.sleep(_AGAIN)
         _log.info("classifier ready: %s", decider.note)
