@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import httpx
@@ -37,6 +38,9 @@ settings.load_profile("suite")
 # A shell gives what it runs in the background an ignored SIGINT, which commands would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Nothing to test where there is no compiler: not a skip, which a run that gates a merge refuses.
+collect_ignore = [] if which("cc") else ["router/test_compiled_steps.py"]
 
 QUESTION = "What is 17 * 23?"
 #: No sample is right, and hardly two are alike.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["auto", "bf16", "int8", "fp32"]
+#: What is said of int8 where its steps (`proxy.router.steps`) are torch's.
+NOT_COMPILED = ", not compiled"
 
 
 class Unusable(Exception):

@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from proxy.router.cpu import has_tiles
+from proxy.router.steps import STEPS, best, magnitudes
 
-#: What a layer makes of the product with a matrix: takes it as it is, adds it to a second argument,
+#: What a layer makes of the product with a matrix: turns it by a second argument, adds it to one,
 #: or takes the GELU of its first half, times its second (GeGLU: Shazeer, arXiv:2002.05202).
-Use = Literal["taken", "added", "gated"]
+Use = Literal["turned", "added", "gated"]
 
-#: What stands for the largest magnitude of a row in int8.
-_STEPS = 127
-
-#: (tokens, in) to (tokens, out), or half of that where it is gated; ``added`` takes two.
+#: (tokens, in) to (tokens, out), or half of that where it is gated. What is turned is taken apart,
+#: too (`Steps.turned`).
 Matrix = Callable[..., Any]
 #: Of a weight, (out, in), what it is used for, and the dtype to compute in.
 Build = Callable[[Any, Use, Any], Matrix]
@@ -44,7 +43,8 @@ def packed(weight: Any, use: Use, dtype: Any) -> Matrix:
     (whole,) = parts
     if use == "added":
         return lambda x, to: with_another(x, to, whole, None, "add")
-    return lambda x: product(x, whole, None, "none", [], "")
+    steps = best(dtype)
+    return lambda x, by: steps.turned(product(x, whole, None, "none", [], ""), by)
 
 
 def plain(weight: Any, use: Use, dtype: Any) -> Matrix:
@@ -58,7 +58,8 @@ def plain(weight: Any, use: Use, dtype: Any) -> Matrix:
     (whole,) = parts
     if use == "added":
         return lambda x, to: to + linear(x, whole)
-    return lambda x: linear(x, whole)
+    steps = best(dtype)
+    return lambda x, by: steps.turned(linear(x, whole), by)
 
 
 def int8(weight: Any, use: Use, dtype: Any) -> Matrix:
@@ -68,62 +69,38 @@ def int8(weight: Any, use: Use, dtype: Any) -> Matrix:
     product.
     """
     import torch
-    from torch.nn.functional import gelu
 
-    # With tiles signed; else unsigned, as the CPU's instruction has it: zero is 128.
-    signed = has_tiles()
-    zero, kind = (0, torch.int8) if signed else (128, torch.uint8)
+    steps = best(dtype)
+    # With tiles signed; else unsigned, as the CPU's instruction has it.
+    zero = 0 if has_tiles() else 128
 
     def product(part: Any) -> Callable[[Any], Any]:
-        steps = _largest(part) / _STEPS
-        matrix = torch.ops.onednn.qlinear_prepack((part / steps).round().to(torch.int8), None)
-        scales, zeros = steps.squeeze(1), torch.zeros(len(part), dtype=torch.long)
+        one = magnitudes(part) / STEPS
+        matrix = torch.ops.onednn.qlinear_prepack((part / one).round().to(torch.int8), None)
+        ones, zeros = one.squeeze(1), torch.zeros(len(part), dtype=torch.long)
         return lambda small: torch.ops.onednn.qlinear_pointwise(
-            small, 1 / _STEPS, zero, matrix, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
+            small, 1 / STEPS, zero, matrix, ones, zeros, None, 1.0, 0, dtype, "none", [], ""
         )
-
-    def small(x: Any) -> tuple[Any, Any]:
-        """``x`` as integers, and what each row of a product of them is to be multiplied by."""
-        largest = _largest(x)
-        scaled = x.to(torch.float, copy=True).mul_(_STEPS / largest.float())
-        # The conversion cuts off.
-        return (scaled.round_() if signed else scaled.add_(128.5)).to(kind), largest
 
     parts = [product(part) for part in _parts(weight.float(), use)]
     if use == "gated":
         value, gate = parts
 
         def gated(x: Any) -> Any:
-            x, largest = small(x)
-            return gelu(value(x).mul_(largest)).mul_(gate(x).mul_(largest))
+            small, factor = steps.quantised(x, zero)
+            return steps.gated(value(small), gate(small), factor)
 
         return gated
     (whole,) = parts
-    if use == "added":
 
-        def added(x: Any, to: Any) -> Any:
-            x, largest = small(x)
-            return torch.addcmul(to, whole(x), largest)
+    def another(x: Any, other: Any) -> Any:
+        small, factor = steps.quantised(x, zero)
+        return (steps.added if use == "added" else steps.turned)(whole(small), other, factor)
 
-        return added
-
-    def taken(x: Any) -> Any:
-        x, largest = small(x)
-        return whole(x).mul_(largest)
-
-    return taken
+    return another
 
 
 def _parts(weight: Any, use: Use) -> Sequence[Any]:
     """The matrices of which each has a product of its own: GELU of half a product is slower."""
     parts: Sequence[Any] = weight.chunk(2 if use == "gated" else 1)
     return parts
-
-
-def _largest(x: Any) -> Any:
-    """(rows, 1): the largest magnitude in each row, never zero."""
-    import torch
-
-    # Numbers without their signs are in the order of their bits, and integers are compared faster.
-    bits, unsigned = (torch.int16, 0x7FFF) if x.itemsize == 2 else (torch.int32, 0x7FFFFFFF)
-    return (x.view(bits) & unsigned).amax(1, keepdim=True).view(x.dtype).clamp_(min=1e-12)

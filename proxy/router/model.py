@@ -16,10 +16,11 @@ from typing import Any
 
 from proxy.router.calibration import Calibration, remembered
 from proxy.router.checkpoint import PREFIX, Checkpoint
-from proxy.router.config import Precision, Unusable
+from proxy.router.config import NOT_COMPILED, Precision, Unusable
 from proxy.router.cpu import has_bf16
 from proxy.router.matrices import int8, packed
 from proxy.router.modernbert import Config, Encoder
+from proxy.router.steps import Compiled, best
 from proxy.router.tokenise import Question, Tokeniser
 
 #: Read by the libraries when they are loaded. No threads are started that were not asked for. Those
@@ -188,7 +189,8 @@ def _load(
             head[name] = tensor.to(torch.float32)
         else:
             encoder.take(own, tensor)
-    return Classifier(encoder, head, precision)
+    slower = precision == "int8" and not isinstance(best(dtype), Compiled)
+    return Classifier(encoder, head, precision + NOT_COMPILED * slower)
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from proxy.router.config import Unusable
 from proxy.router.matrices import Build, Matrix, Use
 
 #: The matrices of a layer, and what becomes of the products with them.
-_USES: Mapping[str, Use] = {"Wqkv": "taken", "Wo": "added", "Wi": "gated"}
+_USES: Mapping[str, Use] = {"Wqkv": "turned", "Wo": "added", "Wi": "gated"}
 
 #: What a layer is called in a ``config.json`` of transformers 5, and where it has its rotation.
 _EVERYWHERE, _NEAR = "full_attention", "sliding_attention"
@@ -91,7 +91,7 @@ class Encoder:
         if use is None:
             self._tensors[name] = tensor.to(self._dtype)
             return
-        if use == "taken":
+        if use == "turned":
             tensor = self._paired(tensor)
         self._matrices[name] = self._build(tensor, use, self._dtype)
 
@@ -118,8 +118,7 @@ class Encoder:
             layer = f"layers.{index}"
             rotation, attentions = kinds[index % config.global_attn_every_n_layers > 0]
             seen = self._normed(f"{layer}.attn_norm", x) if index else x
-            qkv = self._matrices[f"{layer}.attn.Wqkv.weight"](seen)
-            q, k, v = self._turned(qkv, rotation)
+            q, k, v = self._matrices[f"{layer}.attn.Wqkv.weight"](seen, rotation)
             mixed = torch.empty(len(x), *q.shape[::2], dtype=x.dtype)
             for attention, (begin, end) in zip(attentions, bounds, strict=True):
                 own = slice(begin, end)
@@ -164,17 +163,6 @@ class Encoder:
         angles = torch.outer(at.float(), theta ** (-torch.arange(pairs) / pairs))
         scales = torch.tensor([(2 * pairs) ** -0.5, 1.0]).view(2, 1, 1)
         return torch.polar(scales, angles.view(-1, 1, 1, pairs))
-
-    def _turned(self, qkv: Any, rotation: Any) -> tuple[Any, Any, Any]:
-        """Queries, keys and values, (heads, tokens, width) each; the first two in their places."""
-        import torch
-
-        heads = self._config.num_attention_heads
-        size = self._config.hidden_size
-        pairs = qkv[:, : 2 * size].float().unflatten(1, (2, heads, -1, 2))
-        turned = torch.view_as_real(torch.view_as_complex(pairs).mul_(rotation))
-        q, k = turned.flatten(3).to(qkv.dtype).permute(1, 2, 0, 3)
-        return q, k, qkv[:, 2 * size :].unflatten(1, (heads, -1)).transpose(0, 1)
 
 
 def _older(said: Mapping[str, Any]) -> dict[str, Any]:

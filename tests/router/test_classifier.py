@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compiler import COMPILED
 from tiny import reference_logits, write_checkpoint
 
 from proxy.router import attention, cpu, matrices, model
 from proxy.router.attention import _fused, _products
 from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import LABELS, inspect, layout
-from proxy.router.config import Unusable
+from proxy.router.config import NOT_COMPILED, Unusable
 from proxy.router.cpu import has_bf16, has_tiles
 from proxy.router.matrices import Use, int8, packed, plain
 from proxy.router.model import Classifier, alike, calibrate, gate_prompts, load
 from proxy.router.modernbert import Config, Encoder
+from proxy.router.steps import Steps, Torch
 from proxy.router.tokenise import Question, Tokeniser
 
 pytestmark = pytest.mark.router
@@ -30,6 +32,7 @@ QUESTIONS = [
     "Write a function that merges intervals. " * 10,
 ]
 FULL = "bf16" if has_bf16() else "fp32"
+INT8 = "int8" if COMPILED else f"int8{NOT_COMPILED}"
 EFFORTS = [0.0, 0.2, 0.7, 1.0]
 
 
@@ -148,7 +151,7 @@ def test_auto_is_int8_where_that_was_found_to_be_better(
     folder = write_checkpoint(tmp_path)
     checkpoint = inspect(folder)
     for found, note in (
-        (Calibration(1.0, 0.2, 0.1), "int8"),
+        (Calibration(1.0, 0.2, 0.1), INT8),
         (Calibration(1.0, 0.2, 0.3), FULL),
         (Calibration(0.98, 0.2, 0.1), FULL),
         (Calibration(0.0, 0.2, 0.0, "no engine"), FULL),
@@ -194,7 +197,7 @@ def test_int8_is_given_where_it_decides_alike_though_nobody_has_found_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "alike", lambda *_: 0.99)
-    assert load(inspect(folder), "int8", 1).note == "int8"
+    assert load(inspect(folder), "int8", 1).note == INT8
 
 
 def test_int8_is_not_tried_again_where_that_is_known(
@@ -203,7 +206,7 @@ def test_int8_is_not_tried_again_where_that_is_known(
     checkpoint = inspect(write_checkpoint(tmp_path))
     remember(checkpoint, Calibration(1.0, 0.1, 0.2))
     monkeypatch.setattr(model, "calibrate", None)
-    assert load(checkpoint, "int8", 1).note == "int8"
+    assert load(checkpoint, "int8", 1).note == INT8
 
 
 def test_choices_that_are_the_same_are_counted() -> None:
@@ -266,26 +269,37 @@ def test_a_file_that_is_cut_short_behind_the_header_is_told(tmp_path: Path) -> N
         load(checkpoint, "fp32", 1)
 
 
-@pytest.mark.parametrize("use", ["taken", "added", "gated"])
+@pytest.mark.parametrize("steps", [Torch, *COMPILED])
+@pytest.mark.parametrize("use", ["turned", "added", "gated"])
 @pytest.mark.parametrize(
     ("build", "tiles"), [(packed, has_tiles()), (int8, has_tiles()), (int8, False)]
 )
 def test_a_matrix_is_used_alike_in_every_form(
-    build: Callable[..., Any], tiles: bool, use: Use, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Any],
+    tiles: bool,
+    use: Use,
+    steps: Callable[..., Steps],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
 
-    monkeypatch.setattr(matrices, "has_tiles", lambda: tiles)
     torch.manual_seed(1)
     weight, x, other = torch.randn(96, 64), torch.randn(5, 64), torch.randn(5, 96)
-    given = (x, other) if use == "added" else (x,)
-    kept = x.clone(), other.clone()
-    expected = plain(weight, use, torch.float32)(*given)
-    found = build(weight, use, torch.float32)(*given)
-    assert found.shape == expected.shape == (5, 48 if use == "gated" else 96)
+    rotation = torch.randn(5, 2, 1, 4, dtype=torch.complex64)
+    given: dict[Use, Any] = {"turned": (x, rotation), "added": (x, other), "gated": (x,)}
+    kept = x.clone(), other.clone(), rotation.clone()
+    monkeypatch.setattr(matrices, "best", lambda _: Torch())
+    expected = plain(weight, use, torch.float32)(*given[use])
+    monkeypatch.setattr(matrices, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(matrices, "best", lambda _: steps())
+    found = build(weight, use, torch.float32)(*given[use])
+    if use == "turned":
+        assert [each.shape for each in (*found, *expected)] == [(4, 5, 8)] * 6
+        found, expected = map(torch.stack, (found, expected))
+    assert found.shape == expected.shape
     error = 0.02 * expected.abs().max() if build is int8 else 1e-4
     assert (found - expected).abs().max() <= error
-    assert all(map(torch.equal, kept, (x, other)))
+    assert all(map(torch.equal, kept, (x, other, rotation)))
 
 
 @pytest.mark.parametrize("window", [None, 8])
