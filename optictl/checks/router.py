@@ -70,7 +70,7 @@ def router(box: Box) -> Finding:
             saw = "nobody has tried whether int8 does as well, in half of the memory"
             return ok(f"the classifier is ready: {why}; {saw}: {box.optictl('router calibrate')}")
         case "ready" if NOT_COMPILED in why:
-            saw = "int8 is a third faster with a C compiler: apt-get install gcc libc6-dev"
+            saw = "int8 is a quarter faster with a C compiler: apt-get install gcc libc6-dev"
             return ok(f"the classifier is ready: {why}; {saw}, then {box.optictl('restart')}")
         case "ready":
             return ok(f"the classifier is ready: {why}")

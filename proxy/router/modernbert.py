@@ -18,6 +18,7 @@ import orjson
 from proxy.router.attention import Attention
 from proxy.router.config import Unusable
 from proxy.router.matrices import Build, Matrix, Use
+from proxy.router.steps import best
 
 #: The matrices of a layer, and what becomes of the products with them.
 _USES: Mapping[str, Use] = {"Wqkv": "turned", "Wo": "added", "Wi": "gated"}
@@ -82,6 +83,7 @@ class Encoder:
         self._config = config
         self._dtype = dtype
         self._build = build
+        self._steps = best(dtype)
         self._tensors: dict[str, Any] = {}
         self._matrices: dict[str, Matrix] = {}
 
@@ -134,10 +136,7 @@ class Encoder:
         return self._normed("final_norm", x)
 
     def _normed(self, name: str, x: Any) -> Any:
-        from torch.nn.functional import layer_norm
-
-        weight = self._tensors[f"{name}.weight"]
-        return layer_norm(x, weight.shape, weight, eps=self._config.norm_eps)
+        return self._steps.normed(x, self._tensors[f"{name}.weight"], self._config.norm_eps)
 
     def _paired(self, qkv: Any) -> Any:
         """``qkv`` with the rows of queries and keys in another order within each head.

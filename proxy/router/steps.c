@@ -40,6 +40,28 @@ static inline real narrow(float x) { return x; }
 #define EACH_ROW \
     _Pragma("omp parallel for num_threads(threads) schedule(static)") for (long r = 0; r < rows; r++)
 
+/* LayerNorm without a bias. */
+void normed(const real *in, const real *weight, float eps, real *out, long rows, long width,
+            long threads)
+{
+    EACH_ROW
+    {
+        const real *from = in + r * width;
+        real *to = out + r * width;
+        float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+        for (long i = 0; i < width; i++)
+            sum += wide(from[i]);
+        float mean = sum / width;
+#pragma omp simd reduction(+ : squares)
+        for (long i = 0; i < width; i++)
+            squares += (wide(from[i]) - mean) * (wide(from[i]) - mean);
+        float scale = 1 / sqrtf(squares / width + eps);
+        for (long i = 0; i < width; i++)
+            to[i] = narrow((wide(from[i]) - mean) * scale * wide(weight[i]));
+    }
+}
+
 /* (rows, width) in 255 steps about `zero`, and what 127 of them stand for in each row. */
 void quantised(const real *in, long zero, uint8_t *out, float *largest, long rows, long width,
                long threads)
@@ -60,7 +82,7 @@ void quantised(const real *in, long zero, uint8_t *out, float *largest, long row
     }
 }
 
-/* erf to 3e-7: a rational approximation of odd degree within [-4, 4], beyond which it is 1. */
+/* erf to 3e-7: the rational approximation of Eigen and XLA within [-4, 4], beyond which it is 1. */
 static inline float erf_(float x)
 {
     x = x < -4 ? -4 : x > 4 ? 4 : x;

@@ -33,6 +33,9 @@ _log = logging.getLogger("optillm.router")
 class Steps(Protocol):
     """``factor`` is (rows, 1). What comes first may be overwritten."""
 
+    def normed(self, x: Any, weight: Any, eps: float) -> Any:
+        """Each row of ``x``, (rows, width), by its mean and variance, times ``weight``."""
+
     def quantised(self, x: Any, zero: int) -> tuple[Any, Any]:
         """(rows, width) in 255 steps about ``zero``, and (rows, 1) what 127 of them stand for.
 
@@ -74,6 +77,11 @@ def magnitudes(x: Any) -> Any:
 
 class Torch:
     """Operation by operation."""
+
+    def normed(self, x: Any, weight: Any, eps: float) -> Any:
+        from torch.nn.functional import layer_norm
+
+        return layer_norm(x, weight.shape, weight, eps=eps)
 
     def quantised(self, x: Any, zero: int) -> tuple[Any, Any]:
         import torch
@@ -119,6 +127,14 @@ class Compiled:
 
         self._library = _compiled(half=dtype == torch.bfloat16)
 
+    def normed(self, x: Any, weight: Any, eps: float) -> Any:
+        import torch
+
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        self._call("normed", x, weight, eps, out, *x.shape)
+        return out
+
     def quantised(self, x: Any, zero: int) -> tuple[Any, Any]:
         import torch
 
@@ -144,7 +160,7 @@ class Compiled:
         return q, k, v
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """Integers are passed as C's long, tensors and None as pointers."""
+        """Tensors and None are passed as pointers, integers as C's long."""
         import torch
 
         passed: list[Any] = []
@@ -153,6 +169,8 @@ class Compiled:
                 if not each.is_contiguous():
                     raise ValueError(f"{name}: a tensor with gaps, {tuple(each.stride())}")
                 passed.append(ctypes.c_void_p(each.data_ptr()))
+            elif isinstance(each, float):
+                passed.append(ctypes.c_float(each))
             else:
                 passed.append(None if each is None else ctypes.c_long(each))
         getattr(self._library, name)(*passed, ctypes.c_long(torch.get_num_threads()))

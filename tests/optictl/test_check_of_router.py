@@ -233,7 +233,7 @@ PUT = "put the checkpoint into {}, or drop --router-model"
     [
         ("ready", "int8, 2 threads", "ok", "the classifier is ready: int8, 2 threads", ""),
         ("ready", "int8, not compiled, 2 threads", "ok", "the classifier is ready: int8, not "
-         "compiled, 2 threads; int8 is a third faster with a C compiler: apt-get install gcc "
+         "compiled, 2 threads; int8 is a quarter faster with a C compiler: apt-get install gcc "
          "libc6-dev, then optictl restart", ""),
         ("ready", "bf16, 2 threads", "ok", "the classifier is ready: bf16, 2 threads; nobody has "
          "tried whether int8 does as well, in half of the memory: optictl router calibrate", ""),

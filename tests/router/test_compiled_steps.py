@@ -77,6 +77,21 @@ def test_a_product_is_gated_and_added_as_by_torch(kind: str, width: int) -> None
     assert other.equal(kept)
 
 
+@each_kind
+@each_width
+def test_rows_are_normed_as_by_torch(kind: str, width: int) -> None:
+    import torch
+
+    x, weight = 5 + numbers(kind, 6, width), numbers(kind, width)
+    x[1] *= 1e4
+    x[2] *= 1e-6
+    x[3] = 0
+    kept = x.clone(), weight.clone()
+    found = compiled(x.dtype).normed(x, weight, 1e-5)
+    assert alike(found, Torch().normed(x.double(), weight.double(), 1e-5))
+    assert all(map(torch.equal, (x, weight), kept))
+
+
 def test_gelu_is_exact() -> None:
     """Of fp32, over all that it changes and far beyond."""
     import torch
@@ -115,6 +130,7 @@ def test_what_is_no_number_stays_none(kind: str) -> None:
     own = compiled(x.dtype)
     _, largest = own.quantised(x, 0)
     assert largest.isnan().tolist() == [[False], [True]]
+    assert own.normed(x, x[0], 1e-5).isnan().all(1).tolist() == [False, True]
     product = torch.zeros_like(x)
     for found in (
         own.added(product.clone(), x, largest),

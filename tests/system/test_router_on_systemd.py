@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from shutil import which
 
 import pytest
 from lab import Lab, lab
@@ -80,6 +81,12 @@ def test_it_decides_in_the_sandbox_of_the_unit(served: Lab) -> None:
     )  # fmt: skip
     assert answer["choices"][0]["message"]["content"]
     assert answer["optillm"]["router"]
+
+
+def test_its_steps_are_compiled_there(served: Lab) -> None:
+    told = served.journal(SERVICE)
+    assert "classifier ready" in told
+    assert ("the steps between products are torch's" in told) == (which("cc") is None)
 
 
 def test_the_command_asks_the_classifier_of_the_service(served: Lab) -> None:
