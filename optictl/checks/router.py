@@ -14,11 +14,12 @@ from optictl.render import HIDDEN
 from optictl.router_place import Place, of_site
 from optictl.router_words import parted, routes
 from proxy.ensembles_file import loads
-from proxy.router.calibration import outdated, tried
+from proxy.router.calibration import outdated, remembered, tried
 from proxy.router.checkpoint import Checkpoint, lacks
-from proxy.router.config import NOT_COMPILED, Unusable
+from proxy.router.config import NO_COMPILER, Unusable
 from proxy.router.tokenise import Tokeniser
 
+_FASTER = "it is a quarter faster with one: apt-get install gcc libc6-dev"
 _SMALLER = "the router goes by words and its small model"
 
 
@@ -69,9 +70,12 @@ def router(box: Box) -> Finding:
         case "ready" if not (why.startswith("int8") or tried(checkpoint)):
             saw = "nobody has tried whether int8 does as well, in half of the memory"
             return ok(f"the classifier is ready: {why}; {saw}: {box.optictl('router calibrate')}")
-        case "ready" if NOT_COMPILED in why:
-            saw = "int8 is a quarter faster with a C compiler: apt-get install gcc libc6-dev"
-            return ok(f"the classifier is ready: {why}; {saw}, then {box.optictl('restart')}")
+        case "ready" if NO_COMPILER in why:
+            saw = f"the classifier is ready: {why}; {_FASTER}"
+            return ok(f"{saw}, then {box.optictl('restart')}")
+        case "ready" if not (why.startswith("int8") or _compiled(checkpoint)):
+            saw = f"the classifier is ready: {why}; int8 was tried without a C compiler: {_FASTER}"
+            return ok(f"{saw}, then {box.optictl('router calibrate')}")
         case "ready":
             return ok(f"the classifier is ready: {why}")
         case "loading" if not why:
@@ -80,6 +84,12 @@ def router(box: Box) -> Finding:
             return fail(why, box.optictl("logs"))
         case _:
             return _absent(box, place, checkpoint, why)
+
+
+def _compiled(checkpoint: Checkpoint) -> bool:
+    """Whether int8 was tried with a compiler, or nobody knows."""
+    known = remembered(checkpoint)
+    return known is None or known.compiled
 
 
 def _absent(box: Box, place: Place, checkpoint: Checkpoint, why: str) -> Finding:

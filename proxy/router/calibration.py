@@ -39,6 +39,8 @@ class Calibration:
     small: float
     #: Why int8 is not to be had; empty where it is.
     why: str = ""
+    #: Whether there was a C compiler, with which int8 is faster.
+    compiled: bool = True
 
     @property
     def allowed(self) -> bool:

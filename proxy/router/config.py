@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["auto", "bf16", "int8", "fp32"]
-#: What is said of int8 where its steps (`proxy.router.steps`) are torch's.
-NOT_COMPILED = ", not compiled"
+#: Why the steps between products (`proxy.router.steps`) are torch's, unless a compiler has failed.
+NO_COMPILER = "there is no C compiler (cc)"
 
 
 class Unusable(Exception):

@@ -16,11 +16,11 @@ from typing import Any
 
 from proxy.router.calibration import Calibration, remembered
 from proxy.router.checkpoint import PREFIX, Checkpoint
-from proxy.router.config import NOT_COMPILED, Precision, Unusable
+from proxy.router.config import NO_COMPILER, Precision, Unusable
 from proxy.router.cpu import has_bf16
 from proxy.router.matrices import int8, packed
 from proxy.router.modernbert import Config, Encoder
-from proxy.router.steps import Compiled, best
+from proxy.router.steps import Torch, best
 from proxy.router.tokenise import Question, Tokeniser
 
 #: Read by the libraries when they are loaded. No threads are started that were not asked for. Those
@@ -138,7 +138,9 @@ def calibrate(
         # Not every build of torch can, and not on every CPU.
         return Calibration(0.0, _seconds(full), 0.0, str(error).strip().partition("\n")[0])
     seconds = [(_seconds(full), _seconds(small)) for _ in range(_ROUNDS)]
-    return Calibration(alike(*zip(*choices, strict=True)), *map(median, zip(*seconds, strict=True)))
+    long, short = map(median, zip(*seconds, strict=True))
+    same = alike(*zip(*choices, strict=True))
+    return Calibration(same, long, short, compiled=NO_COMPILER not in small.note)
 
 
 def alike(full: Sequence[int], small: Sequence[int]) -> float:
@@ -189,8 +191,10 @@ def _load(
             head[name] = tensor.to(torch.float32)
         else:
             encoder.take(own, tensor)
-    slower = precision == "int8" and not isinstance(best(dtype), Compiled)
-    return Classifier(encoder, head, precision + NOT_COMPILED * slower)
+    note: str = precision
+    if precision == "int8" and isinstance(steps := best(dtype), Torch):
+        note = f"int8, not compiled: {steps.why}"
+    return Classifier(encoder, head, note)
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:

@@ -12,21 +12,27 @@ import ctypes
 import logging
 import os
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from proxy.router.config import NO_COMPILER
+
 #: What stands for the largest magnitude of a row in int8.
 STEPS = 127
 
 _SOURCE = Path(__file__).with_suffix(".c")
-#: Threads are torch's own: its OpenMP library is there already when this is loaded.
 _COMPILE = (
-    *("cc", "-shared", "-fPIC", "-nostdlib", "-fopenmp", "-O3", "-march=native"),
+    *("cc", "-c", "-fPIC", "-fopenmp", "-O3", "-march=native"),
     *("-fno-math-errno", "-fno-trapping-math"),
 )
+#: Without any library: that of the threads is torch's own, which is there when this is loaded.
+_LINK = ("cc", "-shared", "-nostdlib")
 _SECONDS = 60.0
+#: What is logged where there is no compiler, or none that will do.
+SLOWER = "the steps between products are torch's, so that int8 takes longer"
 _log = logging.getLogger("optillm.router")
 
 
@@ -62,8 +68,8 @@ def best(dtype: Any) -> Steps:
     try:
         return Compiled(dtype)
     except (OSError, subprocess.TimeoutExpired) as error:
-        _log.info("the steps between products are torch's, so that int8 takes longer: %s", error)
-        return Torch()
+        _log.info("%s: %s", SLOWER, error)
+        return Torch(str(error))
 
 
 def magnitudes(x: Any) -> Any:
@@ -76,7 +82,10 @@ def magnitudes(x: Any) -> Any:
 
 
 class Torch:
-    """Operation by operation."""
+    """Operation by operation; ``why`` not in one."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
 
     def normed(self, x: Any, weight: Any, eps: float) -> Any:
         from torch.nn.functional import layer_norm
@@ -132,7 +141,7 @@ class Compiled:
 
         x = x.contiguous()
         out = torch.empty_like(x)
-        self._call("normed", x, weight, eps, out, *x.shape)
+        self._call("normed", x, weight, float(eps), out, *x.shape)
         return out
 
     def quantised(self, x: Any, zero: int) -> tuple[Any, Any]:
@@ -140,7 +149,7 @@ class Compiled:
 
         x = x.contiguous()
         steps = torch.empty_like(x, dtype=torch.uint8 if zero else torch.int8)
-        largest = torch.empty(len(x), 1)
+        largest = torch.empty(len(x), 1, dtype=torch.float32)
         self._call("quantised", x, zero, steps, largest, *x.shape)
         return steps, largest
 
@@ -177,20 +186,34 @@ class Compiled:
 
 
 def _compiled(*, half: bool) -> ctypes.CDLL:
-    with TemporaryDirectory(prefix="optillm-steps-") as folder:
-        built = Path(folder, "steps.so")
-        command = [*_COMPILE, f"-DHALF={half:d}", "-o", str(built), str(_SOURCE)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_SECONDS, check=False
-            )
-        except FileNotFoundError:
-            raise OSError("there is no C compiler (cc)") from None
-        if done.returncode:
-            said = done.stderr.strip().partition("\n")[0]
-            raise OSError(f"cc ended with {done.returncode}: {said}")
+    with TemporaryDirectory(prefix="optillm-steps-", ignore_cleanup_errors=True) as folder:
+        parts, whole = Path(folder, "steps.o"), Path(folder, "steps.so")
+        _run([*_COMPILE, f"-DHALF={half:d}", "-o", str(parts), str(_SOURCE)], folder)
+        _run([*_LINK, "-o", str(whole), str(parts)], folder)
+        if not hasattr(os, "memfd_create"):
+            # Python was built for a glibc of before 2018.
+            return ctypes.CDLL(str(whole))
         # Temporary files may not be executed on many a server; and of each its own, since a library
         # is known by its path.
         descriptor = os.memfd_create(f"optillm-steps-{half:d}")
-        os.write(descriptor, built.read_bytes())
+        os.write(descriptor, whole.read_bytes())
     return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+
+
+def _run(command: Sequence[str], folder: str) -> None:
+    """Raises `OSError` with the first line of what it says where it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise OSError(NO_COMPILER) from None
+    if done.returncode:
+        said = done.stderr.strip().partition("\n")[0]
+        raise OSError(f"cc ended with {done.returncode}: {said}")

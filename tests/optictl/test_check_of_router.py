@@ -16,7 +16,7 @@ from optictl.router_place import Place
 from proxy.router import calibration
 from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import inspect
-from proxy.router.config import Unusable
+from proxy.router.config import NO_COMPILER, Unusable
 
 __all__ = ["make_box"]  # a fixture, used by name
 
@@ -184,6 +184,10 @@ def test_a_calibration_of_another_torch(
     assert "nobody has tried whether int8" in found("router", box).saw
     remember(inspect(folder), Calibration(1.0, 0.1, 0.2))
     assert found("router", box).saw == "the classifier is ready: bf16"
+    remember(inspect(folder), Calibration(1.0, 0.1, 0.2, compiled=False))
+    saw = found("router", box).saw
+    assert "int8 was tried without a C compiler: it is a quarter faster with one" in saw
+    assert "apt-get install gcc libc6-dev, then optictl router calibrate --config" in saw
     monkeypatch.setattr(calibration, "version", lambda _: "99.0")
     finding = found("router", box)
     assert (finding.status, command(finding)) == ("warn", "optictl router calibrate")
@@ -232,9 +236,11 @@ PUT = "put the checkpoint into {}, or drop --router-model"
     ("state", "why", "status", "saw", "fix"),
     [
         ("ready", "int8, 2 threads", "ok", "the classifier is ready: int8, 2 threads", ""),
-        ("ready", "int8, not compiled, 2 threads", "ok", "the classifier is ready: int8, not "
-         "compiled, 2 threads; int8 is a quarter faster with a C compiler: apt-get install gcc "
+        ("ready", f"int8, not compiled: {NO_COMPILER}", "ok", "the classifier is ready: int8, not "
+         f"compiled: {NO_COMPILER}; it is a quarter faster with one: apt-get install gcc "
          "libc6-dev, then optictl restart", ""),
+        ("ready", "int8, not compiled: cc ended with 1", "ok",
+         "the classifier is ready: int8, not compiled: cc ended with 1", ""),
         ("ready", "bf16, 2 threads", "ok", "the classifier is ready: bf16, 2 threads; nobody has "
          "tried whether int8 does as well, in half of the memory: optictl router calibrate", ""),
         ("loading", None, "warn", "the classifier is loading", "wait, or see: optictl logs"),

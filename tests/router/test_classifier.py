@@ -15,7 +15,7 @@ from proxy.router import attention, cpu, matrices, model
 from proxy.router.attention import _fused, _products
 from proxy.router.calibration import Calibration, remember
 from proxy.router.checkpoint import LABELS, inspect, layout
-from proxy.router.config import NOT_COMPILED, Unusable
+from proxy.router.config import NO_COMPILER, Unusable
 from proxy.router.cpu import has_bf16, has_tiles
 from proxy.router.matrices import Use, int8, packed, plain
 from proxy.router.model import Classifier, alike, calibrate, gate_prompts, load
@@ -32,7 +32,7 @@ QUESTIONS = [
     "Write a function that merges intervals. " * 10,
 ]
 FULL = "bf16" if has_bf16() else "fp32"
-INT8 = "int8" if COMPILED else f"int8{NOT_COMPILED}"
+INT8 = "int8" if COMPILED else f"int8, not compiled: {NO_COMPILER}"
 EFFORTS = [0.0, 0.2, 0.7, 1.0]
 
 

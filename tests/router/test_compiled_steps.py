@@ -5,6 +5,7 @@ Where there is no compiler, there is nothing to test (`tests/conftest.py`).
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from compiler import compiled
 
 from proxy.router import steps
-from proxy.router.steps import Torch
+from proxy.router.steps import Compiled, Torch
 
 pytestmark = pytest.mark.router
 
@@ -145,8 +146,22 @@ def test_a_tensor_with_gaps_is_refused() -> None:
         compiled().added(x.T, x, x)
 
 
+def test_a_config_may_say_a_fraction_as_an_integer() -> None:
+    x = numbers("float32", 6, 8)
+    assert alike(compiled().normed(x, x[0], 1), Torch().normed(x, x[0], 1.0))
+
+
 def test_the_source_is_without_warnings(tmp_path: Path) -> None:
     for half in (0, 1):
         command = ["cc", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-c"]
         out = ["-o", str(tmp_path / "steps.o"), str(steps._SOURCE), f"-DHALF={half}"]
         subprocess.run([*command, *out], check=True)
+
+
+def test_a_python_without_memory_files_loads_it_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was built for an older glibc."""
+    import torch
+
+    monkeypatch.delattr(os, "memfd_create")
+    x = numbers("float32", 6, 8)
+    assert alike(Compiled(torch.float32).added(x.clone(), x, torch.ones(6, 1)), 2 * x)

@@ -12,6 +12,8 @@ from shutil import which
 import pytest
 from lab import Lab, lab
 
+from proxy.router.steps import SLOWER
+
 __all__ = ["lab"]  # a fixture, used by name
 
 pytestmark = pytest.mark.system
@@ -66,12 +68,16 @@ def ready(lab: Lab) -> dict[str, str]:
     return answer
 
 
-def test_it_decides_in_the_sandbox_of_the_unit(served: Lab) -> None:
+def wait_for_classifier(lab: Lab) -> None:
     end = time.monotonic() + 120
-    while ready(served)["router"] == "loading" and time.monotonic() < end:
+    while ready(lab)["router"] == "loading" and time.monotonic() < end:
         time.sleep(0.5)
-    state = ready(served)
-    assert state["router"] == "ready", (state, served.journal(SERVICE))
+    state = ready(lab)
+    assert state["router"] == "ready", (state, lab.journal(SERVICE))
+
+
+def test_it_decides_in_the_sandbox_of_the_unit(served: Lab) -> None:
+    wait_for_classifier(served)
     asked = {"model": "router-sim", "messages": [{"role": "user", "content": "Who was Ada?"}]}
     answer = json.loads(
         served.run(
@@ -84,9 +90,8 @@ def test_it_decides_in_the_sandbox_of_the_unit(served: Lab) -> None:
 
 
 def test_its_steps_are_compiled_there(served: Lab) -> None:
-    told = served.journal(SERVICE)
-    assert "classifier ready" in told
-    assert ("the steps between products are torch's" in told) == (which("cc") is None)
+    wait_for_classifier(served)
+    assert (SLOWER in served.journal(SERVICE)) == (which("cc") is None)
 
 
 def test_the_command_asks_the_classifier_of_the_service(served: Lab) -> None:
