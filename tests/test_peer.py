@@ -155,9 +155,14 @@ def test_each_call_plays_its_part(
 def test_other_calls_go_through_as_they_are(sim: SimulatorThread) -> None:
     body = {"model": "sim", "messages": [{"role": "user", "content": QUESTION}], "seed": 7}
     with PeerModel(sim.url) as model:
-        through = httpx.post(f"{model.url}/chat/completions", json=body)
-        assert httpx.post(f"{model.url}/chat/completions", json={**body, "n": 0}).status_code == 400
-    direct = httpx.post(f"{sim.url}/chat/completions", json=body)
+        through = httpx.post(f"{model.url}/chat/completions", json=body, timeout=30.0)
+        assert (
+            httpx.post(
+                f"{model.url}/chat/completions", json={**body, "n": 0}, timeout=30.0
+            ).status_code
+            == 400
+        )
+    direct = httpx.post(f"{sim.url}/chat/completions", json=body, timeout=30.0)
     assert through.json()["choices"] == direct.json()["choices"]
     assert sim.log.records[0].body == body
 
@@ -175,7 +180,7 @@ def test_the_peer_gets_a_key_and_no_other_setting_of_ours(
         "optillm()", f"{tell}\noptillm()"
     )
     with Optillm(script(tmp_path / "optillm", text), "http://127.0.0.1:9/v1") as service:
-        assert httpx.get(f"{service.url}/health").status_code == 200
+        assert httpx.get(f"{service.url}/health", timeout=30.0).status_code == 200
         assert service.started_in > 0
         pids = service.pids
     environment, flags = json.loads(told.read_text())

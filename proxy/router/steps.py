@@ -37,7 +37,7 @@ _log = logging.getLogger("optillm.router")
 
 
 class Steps(Protocol):
-    """``factor`` is (rows, 1). What comes first may be overwritten."""
+    """``factor`` is (rows, 1). What it is multiplied with may be overwritten."""
 
     def normed(self, x: Any, weight: Any, eps: float) -> Any:
         """Each row of ``x``, (rows, width), by its mean and variance, times ``weight``."""

@@ -27,7 +27,7 @@ def idle(service: Service, sim: SimulatorThread, dropped: int) -> bool:
         lambda: (
             sim.log.inflight == 0
             and sim.log.dropped == dropped
-            and "in_flight 0.0" in httpx.get(f"{service.url}/metrics").text
+            and "in_flight 0.0" in httpx.get(f"{service.url}/metrics", timeout=30.0).text
         )
     )
 
@@ -75,7 +75,7 @@ def test_a_client_that_hangs_up_takes_its_upstream_calls_along(
 def test_the_request_timeout_holds_for_every_way_to_answer(
     start_service: StartService, sim: SimulatorThread
 ) -> None:
-    service = start_service("--request-timeout", "2")
+    service = start_service("--request-timeout", "4")
     sim.behave(latency=60.0, model="never")
     sim.behave(tokens=20_000, chunk_interval=0.02, model="endless")
     # Two of five samples come, two of three candidates.

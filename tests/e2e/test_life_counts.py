@@ -99,20 +99,21 @@ def test_the_requests_of_a_killed_worker_are_counted_and_the_others_are_served(
     assert metric(service, "optillm_requests_lost_total") == 0
     victim, other = service.workers()
     sim.behave(latency=3.0)
+    sim.behave(latency=60.0, model="never")
     with ExitStack() as open_:
 
-        def ask(count: int) -> list[Wire]:
+        def ask(count: int, model: str) -> list[Wire]:
             before = sim.log.inflight
             wires = [open_.enter_context(Wire(service.port)) for _ in range(count)]
             for wire in wires:
-                wire.send(request_bytes(chat_body()))
+                wire.send(request_bytes(chat_body(model)))
             assert eventually(lambda: sim.log.inflight == before + count)
             return wires
 
         with stopped(other):
-            lost = ask(3)
+            lost = ask(3, "never")
         with stopped(victim):
-            kept = ask(2)
+            kept = ask(2, "sim")
             os.kill(victim, signal.SIGKILL)
         assert [wire.ended() for wire in lost] == [True] * 3
         assert [wire.response().status for wire in kept] == [200] * 2

@@ -259,7 +259,7 @@ class TestStart:
                 assert said in service.log
                 assert "Traceback" not in service.log
                 with pytest.raises(httpx.ConnectError):
-                    httpx.get(f"{service.url}/health")
+                    httpx.get(f"{service.url}/health", timeout=30.0)
 
     def test_where_the_file_is_found(self, tmp_path: Path) -> None:
         names = ("flag", "yaml", "yml")

@@ -72,7 +72,7 @@ def test_usage_survives_kills_and_restarts(start_service: StartService, tmp_path
     service = start_service("--workers", "2", env=state)
     ask(service, "again")
     assert eventually(lambda: requests() == REQUESTS + 1)
-    assert httpx.get(f"{service.url}/usage").json()["kept"] == "file"
+    assert httpx.get(f"{service.url}/usage", timeout=30.0).json()["kept"] == "file"
     assert service.stop() == 0
 
 

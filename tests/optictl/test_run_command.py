@@ -41,13 +41,13 @@ def test_it_serves_as_the_unit_would_and_leaves_no_file(tmp_path: Path) -> None:
 
             def up() -> bool:
                 try:
-                    return httpx.get(f"{url}/health").status_code == 200
+                    return httpx.get(f"{url}/health", timeout=30.0).status_code == 200
                 except httpx.TransportError:
                     return False
 
             assert eventually(up, 30)
             chat = f"{url}/v1/chat/completions"
-            assert httpx.post(chat, json=chat_body()).status_code == 401
+            assert httpx.post(chat, json=chat_body(), timeout=30.0).status_code == 401
             asked = httpx.post(
                 chat,
                 json=chat_body(),

@@ -61,7 +61,7 @@ def test_the_line_of_a_present_unit_starts_as_it_stands(tmp_path: Path) -> None:
     service = Service([*program, *line.split()], 4020, tmp_path / "log", clean)
     try:
         service.wait_healthy()
-        assert httpx.get(f"{service.url}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{service.url}/health", timeout=30.0).json() == {"status": "ok"}
         ready = httpx.get(f"{service.url}/health/ready", timeout=30.0)
         assert ready.status_code == 503
         assert "Cannot connect" in ready.json()["reason"]

@@ -115,7 +115,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
                 headers={"x-request-id": f"r{number}"},
                 timeout=60.0,
             )
-        assert eventually(lambda: len(httpx.get(f"{running.url}/traces").json()["data"]) == 3)
+        assert eventually(
+            lambda: len(httpx.get(f"{running.url}/traces", timeout=30.0).json()["data"]) == 3
+        )
         yield running
         running.stop()
 
