@@ -114,7 +114,7 @@ def test_a_worker_that_finishes_its_last_stream_counts_until_then(
 ) -> None:
     service = start_service("--workers", "1")
     assert serving(service, 1)
-    sim.behave(latency=2.0)
+    sim.behave(latency=6.0)
     with Wire(service.port) as wire:
         wire.send(request_bytes(chat_body()))
         assert eventually(lambda: sim.log.inflight == 1)
