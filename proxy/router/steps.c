@@ -37,8 +37,9 @@ static inline float wide(real x) { return x; }
 static inline real narrow(float x) { return x; }
 #endif
 
-#define EACH_ROW \
-    _Pragma("omp parallel for num_threads(threads) schedule(static)") for (long r = 0; r < rows; r++)
+#define EACH_ROW                                                      \
+    _Pragma("omp parallel for num_threads(threads) schedule(static)") \
+    for (long r = 0; r < rows; r++)
 
 /* LayerNorm without a bias. */
 void normed(const real *in, const real *weight, float eps, real *out, long rows, long width,
