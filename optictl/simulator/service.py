@@ -23,6 +23,24 @@ from optictl.simulator.replies import Prompt, Role, compose, read_prompt, sample
 from optictl.simulator.wire import DONE, Answer, completion, events
 
 _MOST_NUMBERED = 100_000
+#: Seconds: one wait of `think`, and how late it may end before the machine is said to have stalled.
+_WAIT = 0.02
+_LATE = 0.01
+
+
+async def think(seconds: float) -> None:
+    """Wait `seconds` of a machine that runs: its stalls do not count.
+
+    Otherwise calls that were sent together but lie unread through a stall would come when the
+    first of them is due, as if they had been sent after its answer.
+    """
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    while seconds > 0:
+        wait, began = min(seconds, _WAIT), now
+        await asyncio.sleep(wait)
+        now = loop.time()
+        seconds -= min(now - began, wait + _LATE)
 
 
 class Numbering:
@@ -145,8 +163,7 @@ class Service:
         answer, delay = self._draw(behaviour, ask, prompt, call)
         if kind == "hang":
             await never()
-        if delay:
-            await asyncio.sleep(delay)
+        await think(delay)
         answer = distort(kind, answer)
         self._record(call, answer)
         if kind:

@@ -1,6 +1,7 @@
 """The log counts what happened at the upstream, hang-ups included."""
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -49,6 +50,22 @@ def test_rounds_are_the_longest_chain_not_the_number_of_waves() -> None:
 
             await asyncio.gather(chain(1), chain(3), chain(2))
             assert (sim.log.calls, sim.log.peak, sim.log.rounds) == (6, 3, 3)
+
+    asyncio.run(run())
+
+
+def test_a_stall_of_the_machine_is_no_latency() -> None:
+    async def run() -> None:
+        async with Simulator(Behaviour(latency=0.1)) as sim, aiohttp.ClientSession() as http:
+            tasks = [asyncio.create_task(ask(http, sim))]
+            async with asyncio.timeout(2):
+                while not sim.log.inflight:
+                    await asyncio.sleep(0.001)
+            time.sleep(0.3)
+            # What came meanwhile is read only after what was due meanwhile.
+            tasks.append(asyncio.create_task(ask(http, sim)))
+            await asyncio.gather(*tasks)
+            assert (sim.log.calls, sim.log.peak, sim.log.rounds) == (2, 2, 1)
 
     asyncio.run(run())
 
