@@ -105,7 +105,7 @@ def test_proposers_take_turns_and_count_by_their_weight() -> None:
 
 
 def test_it_costs_its_chains_and_one_round(proxy: InProcess, sim: SimulatorThread) -> None:
-    sim.behave(latency=0.05, probability=0.0, distractors=(1.0,) * 50)
+    sim.behave(latency=0.3, probability=0.0, distractors=(1.0,) * 50)
     optillm = proxy.ask("shortest-sim", k=6, m=2).json["optillm"]
     assert (optillm["calls"], optillm["rounds"]) == (6, 1)
     assert sim.log.peak == 6

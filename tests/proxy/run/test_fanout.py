@@ -17,7 +17,8 @@ from proxy.llm import LLM
 def test_a_wide_request_has_so_many_calls_under_way(
     make_proxy: MakeProxy, sim: SimulatorThread, limit: int, peak: int
 ) -> None:
-    sim.behave(latency=0.05, n="refused")
+    # Long against what it takes to send that many.
+    sim.behave(latency=0.02 * limit, n="refused")
     proxy = make_proxy(max_fanout=limit)
     options = {"samples": 20, "stop": "off"}
     answer = proxy.ask("self_consistency-sim", optillm_options=options)
