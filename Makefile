@@ -69,7 +69,7 @@ demo: $(READY)  ## One question through five approaches on a simulated model, wi
 	@$(BIN)/python -m benchmarks.demo
 
 test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages nor torch
-	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system and not router" -n 2 --dist loadfile --no-loadscope-reorder
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system and not router" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-router: $(ROUTER4)/.ready $(ROUTER5)/.ready  ## What needs torch, on transformers 4 and 5
 	@for venv in $(ROUTER4) $(ROUTER5); do $$venv/bin/python -m pytest -q tests/router || exit 1; done

@@ -41,7 +41,7 @@ def test_otherwise_it_asks_again_and_counts_after_the_warm_up(sim: SimulatorThre
     sim.behave(latency=0.01)
     measured = driven(Load(sim.url, 3, seconds=0.3, warm_up=0.1))
     assert 0 < measured.requests < measured.total <= sim.log.calls
-    assert measured.seconds == pytest.approx(0.3, rel=0.9)
+    assert 0.29 < measured.seconds < 10
     assert measured.rate == measured.requests / measured.seconds
     assert measured.errors == {}
     assert sim.log.peak == 3

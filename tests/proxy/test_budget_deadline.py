@@ -225,7 +225,7 @@ class TestSeconds:
         self, proxy: InProcess, sim: SimulatorThread, stream: bool
     ) -> None:
         sim.behave(faults=(Fault("hang", role="aggregator"),))
-        response = proxy.ask("moa-sim", stream=stream, optillm_budget={"max_seconds": 0.5})
+        response = proxy.ask("moa-sim", stream=stream, optillm_budget={"max_seconds": 1.2})
         assert response.status_code == 200
         if stream:
             chunks = events(response.get_data(as_text=True))
@@ -245,7 +245,7 @@ class TestSeconds:
     ) -> None:
         sim.behave(chunk_interval=0.02, tokens=2000)
         options = {"stream_options": {"include_usage": True}}
-        chunks = proxy.stream(model, optillm_budget={"max_seconds": 0.6}, **options)
+        chunks = proxy.stream(model, optillm_budget={"max_seconds": 1.2}, **options)
         assert chunks[-1] == "[DONE]"
         assert content_of(chunks)
         finish = [c["finish_reason"] for e in chunks[:-1] for c in e["choices"]]
@@ -276,7 +276,7 @@ class TestSeconds:
 
         sim.behave(chunk_interval=0.02, tokens=2000)
         proxy = app_with(make_proxy, filtered)
-        chunks = proxy.stream("example-sim", optillm_budget={"max_seconds": 0.4})
+        chunks = proxy.stream("example-sim", optillm_budget={"max_seconds": 1.2})
         assert content_of(chunks).endswith("|")
         assert chunks[-1] == "[DONE]"
 
@@ -291,7 +291,7 @@ class TestSeconds:
 
         async def run() -> None:
             upstream = Dripping(lambda _: "".join(words), cut=lambda _: words)
-            driver = Driver(upstream, outlet=Live(), seconds=0.3)
+            driver = Driver(upstream, outlet=Live(), seconds=1.2)
             # One and two digits, a blank each, 20 ms apart: all of it takes two seconds.
             ended = await driver.play("cot_reflection")
             assert ended.finish_reason == "length"

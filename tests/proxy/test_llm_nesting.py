@@ -141,7 +141,7 @@ class TestRun:
             return await llm.answer(chat.messages)
 
         proxy = app_with(make_proxy, outer, nested)
-        answer = proxy.text("example-sim", optillm_budget={"max_seconds": 0.3})
+        answer = proxy.text("example-sim", optillm_budget={"max_seconds": 1.0})
         assert answer == "kept outside"
 
     def test_given_samples_are_not_drawn_again(

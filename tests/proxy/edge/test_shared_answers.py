@@ -209,12 +209,12 @@ class TestSingleFlight:
     def test_whoever_runs_out_of_time_leaves_the_call_to_the_others(
         self, make_proxy: MakeProxy, sim: SimulatorThread
     ) -> None:
-        sim.behave(latency=1.5)
+        sim.behave(latency=2.5)
         proxy = make_proxy(sharing=FLIGHT)
         hurried: list[Any] = []
 
         def leave() -> None:
-            body = {"temperature": 0, "optillm_budget": {"max_seconds": 0.5}}
+            body = {"temperature": 0, "optillm_budget": {"max_seconds": 1.2}}
             hurried.append(InProcess(proxy.app).ask(**body))
 
         leaving = threading.Thread(target=leave)
