@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ _log = logging.getLogger("optictl.systemd")
 Run = Callable[[Sequence[str]], str]
 Scope = Literal["system", "user"]
 
+_JOURNAL = ("journalctl", "--no-pager", "--quiet")
 #: A unit's own time limits end the jobs that wait for it.
 _ENDLESS = frozenset({"start", "stop", "restart", "reload", "enable", "disable"})
 #: Journal lines shown of a unit that did not come up.
@@ -152,12 +153,14 @@ class Systemd:
                     raise
 
     def journal(self, *units: str, lines: int = LINES) -> list[str]:
-        said = self._run([*self.journal_command(*units), "--lines", str(lines), "--output", "cat"])
-        return said.splitlines()
+        # What systemd forks to listen says why it cannot, and is gone at once: the journal then
+        # knows that it was root's, but no longer whose unit's, which --unit insists on.
+        own = " + ".join(f"_SYSTEMD_UNIT={unit} + UNIT={unit} _UID=0" for unit in units).split()
+        of = own if self.scope == "system" else [*self._of, *_named(units)]
+        return self._run([*_JOURNAL, "--lines", str(lines), "--output", "cat", *of]).splitlines()
 
     def journal_command(self, *units: str) -> list[str]:
-        named = [word for unit in units for word in ("--unit", unit)]
-        return ["journalctl", *self._of, "--no-pager", "--quiet", *named]
+        return [*_JOURNAL, *self._of, *_named(units)]
 
     def make_user(self, name: str, home: Path) -> None:
         self._run(["systemd-sysusers", "--inline", f'u {name} - "optictl proxy" {home}'])
@@ -178,6 +181,10 @@ class Systemd:
         said = "".join(f"  {line}\n" for line in self.journal(*units)) or "  (its log is empty)\n"
         of = " ".join([*self._of, *(f"-u {unit}" for unit in units)])
         return f"{said}more: journalctl {of} --since -10min"
+
+
+def _named(units: Iterable[str]) -> list[str]:
+    return [word for unit in units for word in ("--unit", unit)]
 
 
 def _run(command: Sequence[str]) -> str:

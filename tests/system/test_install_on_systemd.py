@@ -189,6 +189,18 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_left(declared: Lab) -> None
         declared.run("systemctl", "stop", "squatter")
 
 
+def test_last_words_of_a_process_that_is_gone_are_still_its_units(declared: Lab) -> None:
+    """As of the one that systemd forks to listen: only its `UNIT=` tells whose it was."""
+    said = f"MESSAGE=Address already in use\nUNIT={SOCKET}\n"
+    declared.run("sh", "-c", 'printf "%s" "$1" | logger --journald', "_", said)
+    declared.run("journalctl", "--sync")
+    read = f"from optictl.systemd import Systemd; print(Systemd().journal({SOCKET!r}, lines=1))"
+    python = str(Path(sys.executable).resolve())
+    words = declared.run("env", "PYTHONPATH=/opt/optictl", python, "-c", read)
+    assert words == "['Address already in use']"
+    assert "Address already in use" not in declared.journal(SOCKET).splitlines()[-1:]
+
+
 def test_at_a_terminal_it_asks(declared: Lab) -> None:
     """`script` makes a terminal of a pipe."""
     asks = "script --quiet --return --command '/usr/local/bin/optictl install' /dev/null"
