@@ -19,7 +19,6 @@ from conftest import Service, chat_body, content_of, events, eventually, start_p
 from raw_http import CHAT
 
 from optictl.simulator import Behaviour, SimulatorThread, gold
-from optictl.simulator.log import EPSILON
 from proxy.errors import ProxyError
 
 #: Seconds between two health checks; nobody is left alone for longer.
@@ -35,6 +34,8 @@ DEADLINE = 30.0
 MARGIN = 10.0
 #: Calls that each provider takes at once.
 MOST = 4
+#: Seconds that a hang-up may lie unread on a machine that stalls.
+UNREAD = 0.1
 #: Fast enough to be quick, slow enough for calls to overlap and for streams to have a middle.
 USUAL = Behaviour(latency=0.03, tokens=24, chunk_interval=0.004, judge_separation=10.0)
 
@@ -352,7 +353,7 @@ def peak(*sims: SimulatorThread) -> int:
         for call in sim.log.records:
             turns.append((call.start, 1))
             if call.end is not None:
-                turns.append((max(call.start, call.end - EPSILON * call.peer_left), -1))
+                turns.append((max(call.start, call.end - UNREAD * call.peer_left), -1))
     most = now = 0
     for _, step in sorted(turns):
         now += step

@@ -138,13 +138,13 @@ def test_cancelled_calls_are_seen(service: Service, sim: SimulatorThread) -> Non
 def test_time_that_runs_out_with_and_without_an_answer(
     service: Service, sim: SimulatorThread
 ) -> None:
-    sim.behave(latency=2.0)
-    late = ask(service, "moa-sim", QUESTION, "--max-seconds", "3.5")
+    sim.behave(faults=(Fault("hang", role="aggregator"),))
+    late = ask(service, "moa-sim", QUESTION, "--max-seconds", "3")
     assert late.exit_code == 0, late.stderr
     assert late.stdout.endswith("\\boxed{391}.\n")
     assert late.stderr.splitlines()[-1].endswith("· cut short by deadline")
 
-    sim.behave(latency=60.0)
+    sim.behave(latency=60.0, faults=())
     never = ask(service, "moa-sim", QUESTION, "--max-seconds", "2")
     assert "(deadline_exceeded)" in refusal(never)
     assert "give it more time: --max-seconds" in refusal(never)

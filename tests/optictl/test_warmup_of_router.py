@@ -138,7 +138,7 @@ def test_what_has_no_mend_of_its_own_leads_to_the_check(why: str | None, line: s
 
 def test_one_that_takes_too_long_is_no_failure() -> None:
     with service("router", LOADING) as url:
-        done, lines = warmed(url, seconds=1.0)
+        done, lines = warmed(url, seconds=2.0)
     assert (done.model, done.router, done.why) == ("qwen3", "loading", None)
     assert lines == [
         "waiting for the router's classifier, which is being loaded",
@@ -159,7 +159,7 @@ CRASHED = "the classifier's process has ended; it starts again"
 )
 def test_one_that_crashes_or_hangs_is_told_with_its_mend(why: str) -> None:
     with service("router", {**LOADING, "router_why": why}) as url:
-        done, lines = warmed(url, seconds=1.0)
+        done, lines = warmed(url, seconds=2.0)
     assert (done.router, done.as_json()["router_why"]) == ("loading", why)
     assert lines == [
         f"waiting for the router's classifier ({why}); see: optictl logs",
@@ -169,7 +169,7 @@ def test_one_that_crashes_or_hangs_is_told_with_its_mend(why: str) -> None:
 
 def test_a_crash_is_remembered_while_it_is_loaded_again() -> None:
     with service("router", {**LOADING, "router_why": CRASHED}, LOADING) as url:
-        done, lines = warmed(url, seconds=1.5)
+        done, lines = warmed(url, seconds=2.0)
     assert (done.router, done.why) == ("loading", CRASHED)
     assert lines[-1] == f"router: loading ({CRASHED}); see: optictl logs"
 

@@ -217,8 +217,8 @@ class TestTimeAndBudget:
     def test_judges_that_there_is_no_time_for_are_not_asked(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        sim.behave(latency=0.6, probability=0.0, distractors=(1.0,) * 50)
-        optillm = proxy.ask("genselect-sim", optillm_budget={"max_seconds": 1.1}).json["optillm"]
+        sim.behave(latency=1.2, probability=0.0, distractors=(1.0,) * 50)
+        optillm = proxy.ask("genselect-sim", optillm_budget={"max_seconds": 2.2}).json["optillm"]
         assert (optillm["calls"], optillm["exhausted"]) == (4, None)
 
     def test_at_the_deadline_the_best_so_far_is_the_answer(

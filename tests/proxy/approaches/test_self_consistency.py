@@ -19,13 +19,21 @@ from proxy.upstream.port import Call
 from proxy.voting import Tally, beta_stop, decided, dirichlet_stop
 
 
-def vote(said: Sequence[Any], **options: Any) -> tuple[str, FakeUpstream]:
-    """What the client gets of these samples, which land in this order; behind them all fail."""
+def vote(
+    said: Sequence[Any], *, computed: bool = False, **options: Any
+) -> tuple[str, FakeUpstream]:
+    """What the client gets of these samples, which land in this order; behind them all fail.
+
+    ``computed``: what compares formulas has been started, which may take longer than it is given.
+    """
     answers: Iterator[Any] = iter(said)
 
     async def run() -> tuple[str, FakeUpstream]:
         driver = Driver(FakeUpstream(lambda _: next(answers, UpstreamError("no more"))))
         try:
+            if computed:
+                calculator = driver.run.services.calculator
+                assert await calculator.equivalent("x+x", "2x", timeout=60.0)
             await driver.play("self_consistency", **{"samples": len(said), **options})
         finally:
             await driver.run.services.calculator.close()
@@ -73,7 +81,7 @@ class TestTheVote:
             "Factored, the answer is \\boxed{x(x+1)}.",
             "Factored, the answer is \\boxed{x(x+1)}.",
         ]
-        assert elected(samples) == "Expanded it is \\boxed{x^2+x}."
+        assert vote(samples, computed=True)[0] == "Expanded it is \\boxed{x^2+x}."
 
     def test_returns_the_shortest_of_the_winners_whole(self) -> None:
         long, short = "So many words, and then: \\boxed{4}", "Short: \\boxed{4}"
