@@ -51,7 +51,7 @@ def test_it_takes_what_it_declares(
     peak: int,
     split: bool,
 ) -> None:
-    sim.behave(latency=0.1)
+    sim.behave(latency=0.2)
     if split:
         sim.behave(probability=0.0, distractors=(1.0,) * 50)
     response = proxy.ask(f"{SLUG}-sim", optillm_options=options, optillm_trace=True)

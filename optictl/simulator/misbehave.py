@@ -103,8 +103,8 @@ async def misbehave(
     if kind == "stream_cut":
         await _leave(request)
     if kind == "stream_reset":
-        # It would overtake what was only just written.
-        await asyncio.sleep(_DRIBBLE)
+        # It would overtake what was only just written, and what a stalled reader has not read.
+        await asyncio.sleep(10 * _DRIBBLE)
         await _reset(request)
     return response
 

@@ -87,6 +87,9 @@ class Batches(Generic[T]):
             if self._lost:
                 _log.warning("%s: %d requests are lost, they came too fast", self._name, self._lost)
                 self._lost = 0
+        # What came while the last batch was being written.
+        if rest := [*held, *self._taken()]:
+            self._write([each.item for each in rest])
 
     def _taken(self) -> list[_Ended[T]]:
         taken = (self._waiting.get() for _ in range(self._waiting.qsize()))

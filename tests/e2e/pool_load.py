@@ -35,7 +35,7 @@ MARGIN = 10.0
 #: Calls that each provider takes at once.
 MOST = 4
 #: Seconds that a hang-up may lie unread on a machine that stalls.
-UNREAD = 0.1
+UNREAD = 0.3
 #: Fast enough to be quick, slow enough for calls to overlap and for streams to have a middle.
 USUAL = Behaviour(latency=0.03, tokens=24, chunk_interval=0.004, judge_separation=10.0)
 

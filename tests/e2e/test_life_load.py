@@ -94,7 +94,7 @@ def test_clients_that_stop_reading_give_their_threads_back(
 ) -> None:
     """SO_SNDTIMEO: otherwise each holds its thread, its slot and its upstream call for ever."""
     sim.behave(**LONG, chunk_interval=0.001)
-    service = odd(start_service, threads=5, socket_timeout=0.5)
+    service = odd(start_service, threads=5, socket_timeout=3.0)
     with ExitStack() as open_:
         for _ in range(4):
             wire = open_.enter_context(Wire(service.port, window=4096))

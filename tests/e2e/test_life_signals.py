@@ -68,7 +68,7 @@ class TestStop:
     def test_requests_shorter_than_the_drain_are_finished_and_new_ones_refused(
         self, start_service: StartService, sim: SimulatorThread
     ) -> None:
-        sim.behave(latency=3.0)
+        sim.behave(latency=5.0)
         service = start_service("--graceful-timeout", "20")
         client = Client(service)
         plain, streamed = client.ask(), client.ask(stream=True)
@@ -198,7 +198,7 @@ class TestReload:
         key.write_text("old")
         key.chmod(0o600)
         service = start_service("--optillm-api-key-file", str(key))
-        sim.behave(tokens=400, chunk_interval=0.03, model="slow")
+        sim.behave(tokens=800, chunk_interval=0.03, model="slow")
         sim.behave(latency=60.0, model="never")
         streamed = Client(service, **bearer("old")).ask("slow", stream=True)
         # It would hold up a master that waits for its old workers.
@@ -264,7 +264,7 @@ class TestTrouble:
     def test_a_worker_whose_master_was_killed_ends_and_frees_the_port(
         self, start_service: StartService, sim: SimulatorThread
     ) -> None:
-        sim.behave(latency=4.0)
+        sim.behave(latency=6.0)
         service = start_service()
         (worker,) = service.workers()
         waiting = Client(service).ask()

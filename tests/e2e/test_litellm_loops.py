@@ -37,7 +37,7 @@ class Ring:
         return answer, time.monotonic() - began
 
     def arrivals(self) -> tuple[int, int]:
-        time.sleep(0.3)  # logs are written in batches
+        time.sleep(0.8)  # logs are written in batches
         one, two = (
             len(re.findall("path=/v1/chat/completions", service.log))
             for service in (self.one, self.two)
@@ -95,7 +95,7 @@ def test_a_loop_is_one_400_and_few_arrivals(ring: Ring, model: str) -> None:
     assert answer.status_code == 400
     assert answer.headers["llm_provider-x-optillm-error"] == "loop_detected"
     assert "leads back here" in answer.text
-    assert seconds < 2.0
+    assert seconds < 3.5, "LiteLLM tried again"
     assert all(now - then <= 5 for now, then in zip(after, before, strict=True))
 
 

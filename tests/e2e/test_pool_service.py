@@ -149,7 +149,7 @@ class TestReload:
     def test_new_providers_serve_new_requests_and_old_streams_go_on(self, tmp_path: Path) -> None:
         file = tmp_path / "proxy_config.yaml"
         with SimulatorThread(USUAL) as old, SimulatorThread(USUAL) as new:
-            old.behave(model="slow", tokens=600, chunk_interval=0.02)
+            old.behave(model="slow", tokens=1200, chunk_interval=0.02)
             write_config(file, {"a": provider(old)})
             with serving(tmp_path, "--proxy-config", str(file)) as service:
                 before = service.workers()

@@ -187,7 +187,7 @@ def answers_below(shown: str) -> dict[str, str]:
 
 
 def test_several_approaches_are_compared(service: Service, sim: SimulatorThread) -> None:
-    sim.behave(latency=0.3)
+    sim.behave(latency=1.0)
     result = ask(service, "--approach", "none, moa,re2 & bon", "sim", QUESTION)
     assert result.exit_code == 0, result.stderr
     compared = table(result.stdout)

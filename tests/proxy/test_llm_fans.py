@@ -59,7 +59,7 @@ class TestSample:
         async def sampling(chat: Chat, llm: LLM) -> Reply:
             return (await taken(llm.sample(chat.messages, 4)))[-1]
 
-        sim.behave(latency=0.1)
+        sim.behave(latency=0.2)
         optillm = app_with(make_proxy, sampling).ask("example-sim").json["optillm"]
         assert (sim.log.choices, sim.log.peak, sim.log.rounds) == (4, 4, 1)
         assert (optillm["calls"], optillm["rounds"]) == (4, 1)
@@ -204,7 +204,7 @@ class TestFan:
             async with llm.fan(chain(length) for length in (3, 1, 2)) as landed:
                 return Reply.of(str([length async for length in landed]))
 
-        sim.behave(latency=0.1)
+        sim.behave(latency=0.2)
         answer = app_with(make_proxy, chains).ask("example-sim").json
         assert answer["choices"][0]["message"]["content"] == "[1, 2, 3]"
         assert (answer["optillm"]["calls"], answer["optillm"]["rounds"]) == (6, 3)
@@ -336,7 +336,7 @@ class TestRounds:
             await llm.ask(chat.messages)
             return replies[0]
 
-        sim.behave(latency=0.1)
+        sim.behave(latency=0.2)
         optillm = app_with(make_proxy, tree).ask("example-sim").json["optillm"]
         assert (optillm["calls"], optillm["rounds"]) == (7, 4)
         assert (sim.log.choices, sim.log.rounds) == (7, 4)

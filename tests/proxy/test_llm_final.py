@@ -279,7 +279,7 @@ class TestOrder:
         self, make_proxy: MakeProxy, sim: SimulatorThread
     ) -> None:
         """Each chunk is written when the upstream wrote it: no event waits for the next."""
-        sim.behave(chunk_interval=0.05, chunk_chars=40, tokens=40)
+        sim.behave(chunk_interval=0.15, chunk_chars=40, tokens=40)
         proxy = app_with(make_proxy, masked)
         response = proxy.http.post(
             "/v1/chat/completions",

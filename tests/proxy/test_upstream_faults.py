@@ -55,7 +55,7 @@ def faulty(
     """The app with a key of its own; where the fault is silence, it does not wait for long."""
     sim.behave(tokens=4, chunk_interval=0.0005)
     kind = request.node.callspec.params.get("kind") if hasattr(request.node, "callspec") else None
-    return make_proxy(upstream_key=Secret(KEY), upstream_timeout=0.3 if kind in HANGS else 30.0)
+    return make_proxy(upstream_key=Secret(KEY), upstream_timeout=0.6 if kind in HANGS else 30.0)
 
 
 def spoil(sim: SimulatorThread, kind: int | str, **limits: Any) -> None:

@@ -166,7 +166,7 @@ def test_logs_of_both_units(running: Lab) -> None:
     entries = json.loads(optictl(running, "logs", "--since", "-1h", "--json").stdout)["data"]
     assert {SERVICE, SOCKET} <= {entry["unit"] for entry in entries}
     followed = running.script(
-        "run", "timeout", "2", "/usr/local/bin/optictl", "logs", "--follow", "-n", "1"
+        "run", "timeout", "5", "/usr/local/bin/optictl", "logs", "--follow", "-n", "1"
     )
     assert followed.stdout.strip()
 

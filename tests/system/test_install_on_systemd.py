@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import eventually
 from lab import Lab, lab
 
 __all__ = ["lab"]  # a fixture, used by name
@@ -177,7 +178,7 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_left(declared: Lab) -> None
     serve = (str(Path(sys.executable).resolve()), "-m", "http.server", "--bind", "127.0.0.1")
     declared.run("systemd-run", "--quiet", "--unit=squatter", *serve, "4020")
     try:
-        time.sleep(1)
+        assert eventually(lambda: bool(declared.run("ss", "-Hltn", "sport", "=", ":4020")))
         failed = optictl(declared, "install", "--yes")
         assert failed.returncode == 14
         assert "Address already in use" in failed.stderr, failed.stderr
@@ -365,7 +366,9 @@ def test_stop_lets_a_request_finish(installed: Lab) -> None:
             "--output", "/dev/null", "--header", f"Authorization: Bearer {KEY}",
             "--data", body, f"{URL}/v1/chat/completions",
         )  # fmt: skip
-        time.sleep(1)
+        calls = "http://127.0.0.1:4000/sim/calls"
+        asked = ("curl", "--silent", calls, "--header", f"Authorization: Bearer {MASTER}")
+        assert eventually(lambda: json.loads(installed.run(*asked))["inflight"] == 1)
         assert optictl(installed, "stop").returncode == 0
         out, _ = asking.communicate(timeout=60)
         assert out == "200"

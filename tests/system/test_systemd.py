@@ -100,7 +100,8 @@ def test_the_watchdog_is_fed(service: Lab) -> None:
 
 def test_stop_lets_a_request_finish(service: Lab) -> None:
     asking = ask(service)
-    time.sleep(0.7)
+    calls = ("curl", "--silent", "http://127.0.0.1:4000/sim/calls")
+    assert eventually(lambda: json.loads(service.run(*calls))["inflight"] == 1)
     service.run("systemctl", "stop", UNIT)
     assert answer(asking) == "200"
     assert service.show(UNIT, "Result") == "success"

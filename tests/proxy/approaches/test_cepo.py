@@ -413,7 +413,7 @@ class TestAtTheSimulator:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(faults=(Fault("hang", role="judge"),))
-        answer = proxy.ask("cepo-sim", optillm_budget={"max_seconds": 1.0}).json
+        answer = proxy.ask("cepo-sim", optillm_budget={"max_seconds": 2.0}).json
         assert "391" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
 

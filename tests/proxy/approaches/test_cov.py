@@ -23,7 +23,7 @@ class TestStages:
     def test_draft_plan_checks_at_once_and_the_revision(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        sim.behave(latency=0.1)
+        sim.behave(latency=0.2)
         optillm = proxy.ask("cov-sim").json["optillm"]
         shape = discover()["cov"].shape({})
         assert (optillm["calls"], optillm["rounds"]) == (shape.most_calls, shape.most_rounds)

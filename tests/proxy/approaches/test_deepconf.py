@@ -166,7 +166,7 @@ class TestCancelling:
     def test_at_the_upstream_connections_are_closed_before_the_last_word(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        sim.behave(**SPLIT, chunk_interval=0.002)
+        sim.behave(**SPLIT, chunk_interval=0.02)
         optillm = proxy.ask("deepconf-sim").json["optillm"]
         assert eventually(lambda: sim.log.inflight == 0)
         cut = [call for call in sim.log.records if call.stream and call.peer_left]

@@ -309,7 +309,7 @@ class TestAtTheSimulator:
             aggregator_skill=0.0,
             faults=(Fault("hang", role="verifier"),),
         )
-        answer = proxy.ask("mars-sim", optillm_budget={"max_seconds": 1.0}).json
+        answer = proxy.ask("mars-sim", optillm_budget={"max_seconds": 2.0}).json
         assert "boxed" in answer["choices"][0]["message"]["content"]
         assert answer["optillm"]["exhausted"] == "deadline"
 

@@ -161,7 +161,7 @@ class TestProposers:
 class TestAggregator:
     def test_it_streams(self, proxy: InProcess, sim: SimulatorThread) -> None:
         """The first words reach the client while the last are still being written."""
-        sim.behave(chunk_interval=0.04, chunk_chars=40, tokens=60)
+        sim.behave(chunk_interval=0.15, chunk_chars=40, tokens=60)
         response = proxy.http.post(
             "/v1/chat/completions",
             json={

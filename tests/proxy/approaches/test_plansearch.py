@@ -636,7 +636,7 @@ class TestAtTheSimulator:
         rounds: int,
         peak: int,
     ) -> None:
-        sim.behave(**behaviour, latency=0.1)
+        sim.behave(**behaviour, latency=0.2)
         optillm = proxy.ask("plansearch-sim", optillm_options=options).json["optillm"]
         assert (optillm["calls"], optillm["rounds"]) == (calls, rounds)
         assert (sim.log.choices, sim.log.rounds, sim.log.peak) == (calls, rounds, peak)

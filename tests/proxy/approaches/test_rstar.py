@@ -119,7 +119,7 @@ class TestTrajectories:
     def test_at_defaults_within_five_rounds_at_the_upstream(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        sim.behave(latency=0.1)
+        sim.behave(latency=0.2)
         optillm = proxy.ask("rstar-sim").json["optillm"]
         assert optillm["rounds"] == sim.log.rounds <= 5
         assert sim.log.peak >= 5

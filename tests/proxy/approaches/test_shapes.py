@@ -14,7 +14,7 @@ from proxy.approach import Shape
 from proxy.registry import discover
 
 #: Long against what starting a fan takes, so that rounds can be told from the clock.
-LATENCY = 0.1
+LATENCY = 0.2
 #: Options to try each approach with, besides its defaults; and how many calls run at once.
 CASES: Mapping[str, Sequence[tuple[dict[str, Any], int]]] = {
     "none": [({}, 1)],

@@ -158,7 +158,7 @@ class TestFaults:
 
 class TestAtTheSimulator:
     def test_it_takes_what_it_declares(self, proxy: InProcess, sim: SimulatorThread) -> None:
-        sim.behave(latency=0.1)
+        sim.behave(latency=0.2)
         optillm = proxy.ask("skeleton-sim", optillm_options={"points": 5}).json["optillm"]
         assert (optillm["calls"], optillm["rounds"], sim.log.peak) == (6, 2, 5)
         assert sim.log.rounds == 2
@@ -194,7 +194,7 @@ class TestAtTheSimulator:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(faults=(Fault("hang", role="solver", times=1, probability=0.3),), seed=1)
-        answer = proxy.ask("skeleton-sim", optillm_budget={"max_seconds": 1.0}).json
+        answer = proxy.ask("skeleton-sim", optillm_budget={"max_seconds": 2.0}).json
         assert answer["choices"][0]["message"]["content"].count("**") == 14
         assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["optillm"]["exhausted"] == "deadline"

@@ -214,7 +214,7 @@ class TestDirectly:
             lambda name, _: asyncio.sleep(60, "late") if name == late else None,
             Sandbox(Ran("", "no")),
         )
-        driver = model.play(time=0.4)
+        driver = model.play(time=1.2)
         assert driver.text == "Off the cuff: 390."
         assert driver.run.ledger.exhausted == "deadline"
         assert model.stages().count("direct") == 1

@@ -12,6 +12,7 @@ import pytest
 from conftest import QUESTION, InProcess, MakeProxy, SimulatorThread, chat_body, events, eventually
 
 from optictl.simulator import Fault
+from proxy.edge import handoff
 from proxy.edge.client import ClientGone, ClientSocket
 from proxy.edge.handoff import Job
 from proxy.errors import BadRequest, ShuttingDown
@@ -288,8 +289,14 @@ class TestNoOrphans:
         assert idle(proxy, sim)
 
     def test_a_client_that_has_left_before_it_is_served(
-        self, proxy: InProcess, sim: SimulatorThread, ends: Ends
+        self,
+        proxy: InProcess,
+        sim: SimulatorThread,
+        ends: Ends,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        # Its call is upstream by then.
+        monkeypatch.setattr(handoff, "_WATCH_EVERY", 1.0)
         client, environ = ends
         client.close()
         response = proxy.post(json=chat_body(), environ_overrides=environ)

@@ -14,6 +14,7 @@ from conftest import InProcess, MakeProxy, chat_body, eventually
 from scraped import Scraped
 
 from optictl.simulator import Behaviour, Fault, SimulatorThread
+from proxy.edge import handoff
 from proxy.ensembles import Ensemble
 from proxy.ensembles_file import loads
 from proxy.router.ladder import Choice
@@ -202,8 +203,14 @@ class TestWhatGoesWrong:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_member_that_was_missing_when_the_client_left(
-        self, make_proxy: MakeProxy, sim: SimulatorThread, stream: bool
+        self,
+        make_proxy: MakeProxy,
+        sim: SimulatorThread,
+        stream: bool,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        # What the member said has been heard by then.
+        monkeypatch.setattr(handoff, "_WATCH_EVERY", 1.0)
         sim.behave(latency=60.0)
         sim.behave(model="b", faults=(Fault(404),))
         proxy = make_proxy(ensembles=ensemble("a", "b", "c"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -96,7 +97,7 @@ class TestATrace:
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
         sim.behave(latency=30.0)
-        told = ask(proxy, "bon-sim", optillm_budget={"max_seconds": 0.3})
+        told = ask(proxy, "bon-sim", optillm_budget={"max_seconds": 1.2})
         assert (told["status"], told["code"]) == (504, "deadline_exceeded")
         assert {call["why"] for call in told["calls"]} == {"deadline"}
         assert all(call["end"] is not None for call in told["calls"])
@@ -342,6 +343,26 @@ class TestBounds:
         assert time.monotonic() - began < 10
         going_on.set()
         batches.close()
+
+    def test_what_came_while_the_last_batch_was_written_is_written(self) -> None:
+        writing, going_on = threading.Event(), threading.Event()
+        written: list[int] = []
+
+        def write(items: Sequence[int]) -> None:
+            writing.set()
+            going_on.wait(30)
+            written.extend(items)
+
+        batches: Batches[int] = Batches("test", write)
+        batches.put(0, [])
+        assert writing.wait(30)
+        batches.put(1, [])
+        closing = threading.Thread(target=batches.close)
+        closing.start()
+        assert batches._closed.wait(30)
+        going_on.set()
+        closing.join()
+        assert written == [0, 1]
 
 
 class TestTheWriter:

@@ -15,7 +15,7 @@ from proxy.upstream.client import Client, Network
 from proxy.upstream.config import ProviderConfig
 from proxy.upstream.port import Call
 
-SILENCE = 0.4
+SILENCE = 1.0
 LONG = 30.0
 CALL = Call("m", {"messages": []})
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n'
@@ -59,9 +59,9 @@ def test_a_stream_that_comes_byte_by_byte_is_silent() -> None:
 
 def test_a_stream_that_says_to_wait_is_not_silent() -> None:
     async def write(response: StreamResponse) -> None:
-        for _ in range(4):
+        for _ in range(12):
             await response.write(b": still thinking\n\n")
-            await asyncio.sleep(SILENCE / 2)
+            await asyncio.sleep(SILENCE / 8)
         await response.write(CHUNK + b"data: [DONE]\n\n")
 
     assert asyncio.run(streamed(write)) == 1

@@ -17,7 +17,7 @@ def test_a_stream_is_on_trial_until_it_says_something(make_proxy: MakeProxy) -> 
             providers=(ProviderConfig("first", first.url), ProviderConfig("second", second.url)),
             strategy="failover",
             health_check=HealthCheck(interval=0.1),
-            request_timeout=0.3,
+            request_timeout=1.0,
         )
         proxy = make_proxy(base_url="", pool=pool)
         first.behave(faults=(Fault("hang", times=1),))
@@ -26,7 +26,7 @@ def test_a_stream_is_on_trial_until_it_says_something(make_proxy: MakeProxy) -> 
         first.behave(chunk_interval=0.05, tokens=1000)
 
         def stream() -> None:
-            proxy.ask(stream=True, optillm_budget={"max_seconds": 3}).get_data()
+            proxy.ask(stream=True, optillm_budget={"max_seconds": 6}).get_data()
 
         streams = [Thread(target=stream)]
         streams[0].start()
