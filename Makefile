@@ -68,7 +68,7 @@ $(ROUTER5)/.ready: requirements/router5.txt
 demo: $(READY)  ## One question through five approaches on a simulated model, with their calls
 	@$(BIN)/python -m benchmarks.demo
 
-# Three at a time on two cores: half of what a test takes is waiting.
+# Three at a time on two cores: two of them left the cores idle for two fifths of the time.
 test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages nor torch
 	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system and not router" -n 3 --dist loadfile --no-loadscope-reorder
 

@@ -89,14 +89,17 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
 @pytest.mark.parametrize("model", ["looped-one", "looped-three", "ring-one", "ring-three"])
 def test_a_loop_is_one_400_and_few_arrivals(ring: Ring, model: str) -> None:
     ring.ask("chain")  # the first call through a fresh LiteLLM takes a second of its own
-    before = ring.arrivals()
-    answer, seconds = ring.ask(model)
-    after = ring.arrivals()
-    assert answer.status_code == 400
-    assert answer.headers["llm_provider-x-optillm-error"] == "loop_detected"
-    assert "leads back here" in answer.text
-    assert seconds < 3.5, "LiteLLM tried again"
-    assert all(now - then <= 5 for now, then in zip(after, before, strict=True))
+    for _ in range(3):  # a stall of the machine may make one of them slow
+        before = ring.arrivals()
+        answer, seconds = ring.ask(model)
+        after = ring.arrivals()
+        assert answer.status_code == 400
+        assert answer.headers["llm_provider-x-optillm-error"] == "loop_detected"
+        assert "leads back here" in answer.text
+        assert all(now - then <= 5 for now, then in zip(after, before, strict=True))
+        if seconds < 2.0:
+            break
+    assert seconds < 2.0
 
 
 def test_two_different_proxies_may_stand_in_a_row(ring: Ring) -> None:

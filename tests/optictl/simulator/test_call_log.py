@@ -61,7 +61,7 @@ def test_a_stall_of_the_machine_is_no_latency() -> None:
             async with asyncio.timeout(2):
                 while not sim.log.inflight:
                     await asyncio.sleep(0.001)
-            time.sleep(0.3)
+            time.sleep(0.3)  # that is the stall
             # What came meanwhile is read only after what was due meanwhile.
             tasks.append(asyncio.create_task(ask(http, sim)))
             await asyncio.gather(*tasks)
