@@ -89,7 +89,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
 @pytest.mark.parametrize("model", ["looped-one", "looped-three", "ring-one", "ring-three"])
 def test_a_loop_is_one_400_and_few_arrivals(ring: Ring, model: str) -> None:
     ring.ask("chain")  # the first call through a fresh LiteLLM takes a second of its own
-    for _ in range(3):  # a stall of the machine may make one of them slow
+    for _ in range(5):  # a stall of the machine may make some of them slow
         before = ring.arrivals()
         answer, seconds = ring.ask(model)
         after = ring.arrivals()

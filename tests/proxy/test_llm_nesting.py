@@ -65,7 +65,7 @@ class TestRun:
                     pass
             return await llm.run("bon", chat, samples=2)
 
-        sim.behave(latency=0.2)
+        sim.behave(latency=0.5)
         optillm = app_with(make_proxy, outer, nested).ask("example-sim").json["optillm"]
         assert (optillm["calls"], optillm["rounds"]) == (10, 6)
         assert (sim.log.choices, sim.log.rounds) == (10, 6)
@@ -305,7 +305,7 @@ class TestOnce:
                 values = {reply.text async for reply in landed}
             return Reply.of(str(len(values)))
 
-        sim.behave(latency=0.2)
+        sim.behave(latency=0.5)
         answer = app_with(make_proxy, caching).ask("example-sim", optillm_trace=True).json
         assert answer["choices"][0]["message"]["content"] == "1"
         # Whoever waited for the first call has waited for a round, as its maker has.
