@@ -15,7 +15,7 @@ from gateway import MASTER_KEY, PROXY_KEY, Gateway, base_model, handle
 
 from optictl.simulator import Behaviour, Fault, SimulatorThread
 
-pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("litellm")]
 
 TOOL = {
     "type": "function",
@@ -208,8 +208,8 @@ def test_who_hangs_up_ends_all_calls(chain: Chain, stream: bool) -> None:
                 "messages": [{"role": "user", "content": QUESTION}],
             },
             headers={"Authorization": f"Bearer {MASTER_KEY}"},
-            timeout=2.0,
+            timeout=4.0,
         )
     assert chain.sim.log.calls == 3
-    assert eventually(lambda: chain.sim.log.inflight == 0, within=5)
+    assert eventually(lambda: chain.sim.log.inflight == 0, within=10)
     assert chain.sim.log.dropped == 3
