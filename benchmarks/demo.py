@@ -122,8 +122,8 @@ def _conclude(console: Console, simulator: SimulatorThread) -> None:
         time.sleep(0.01)
     console.print("", Rule(), sep="\n")
     console.print(
-        f"{simulator.log.calls} calls reached the model. {simulator.log.dropped} were hung up on "
-        "when their answers could not matter any more.",
+        f"{simulator.log.calls} calls reached the model, {simulator.log.dropped} of them hung up "
+        "on: the answers could not matter any more.",
         "By hand: optictl simulate; optictl serve --base-url http://127.0.0.1:4000/v1; and then",
         Text(f'optictl ask moa-sim "{QUESTION}"', style="bold"),
         sep="\n",
