@@ -33,7 +33,13 @@ def proxy_of(url: str, log: Path, key: str = MASTER_KEY) -> Service:
 
 
 def ask(proxy: Service, model: str, **members: Any) -> httpx.Response:
-    return httpx.post(proxy.url + CHAT, json=chat_body(model, **members), timeout=60)
+    """The answer; asked again where a stream had begun before LiteLLM came to refuse it."""
+    for _ in range(5):
+        answer = httpx.post(proxy.url + CHAT, json=chat_body(model, **members), timeout=60)
+        late = answer.status_code == 200 and '"error":' in answer.text
+        if not late:
+            break
+    return answer
 
 
 def ready(proxy: Service) -> tuple[int, str]:

@@ -158,7 +158,7 @@ def test_a_bad_request_is_the_fault_of_the_client(tmp_path: Path) -> None:
 
         def refused(outcome: Outcome) -> bool:
             status = statuses.get(outcome.ask.model)
-            # A stream that had to be kept alive had begun, and says it in an event.
+            # A stream's head is held for a second only; after that an event says it.
             told = outcome.status == status or (outcome.ask.stream and outcome.status == 200)
             return told and outcome.code == f"simulated_{status}"
 
