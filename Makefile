@@ -29,14 +29,6 @@ define install-by-pip
 	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes $(3) -r $(2)
 endef
 
-# $(call pytest,PYTHON,WHICH,FLAGS): these tests, and those that failed once more, one at a time: a
-# failure that does not come again is shown, and was the machine's (a shared one stands still for
-# longer than a test's clock allows). What fails twice is ours.
-define pytest
-$(1) -m pytest -q $(2) $(3) || { [ $$? -eq 1 ] && echo "once more, alone: what failed" && \
-	  $(1) -m pytest -q $(2) --last-failed --last-failed-no-failures none --maxfail 1; }
-endef
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-router test-system lint format bench bench-peer bench-router docs train-router requirements clean
 
@@ -78,20 +70,18 @@ demo: $(READY)  ## One question through five approaches on a simulated model, wi
 
 # Three at a time on two cores: two of them left the cores idle for two fifths of the time.
 test: lint $(LITELLM)/.ready  ## Every test that needs neither root nor Debian packages nor torch
-	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm; export LITELLM; \
-	  $(call pytest,$(BIN)/python,-m "not system and not router",-n 3 --dist loadfile --no-loadscope-reorder)
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/python -m pytest -q -m "not system and not router" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-router: $(ROUTER4)/.ready $(ROUTER5)/.ready  ## What needs torch, on transformers 4 and 5
-	@for venv in $(ROUTER4) $(ROUTER5); do \
-	  { $(call pytest,$$venv/bin/python,tests/router); } || exit 1; done
+	@for venv in $(ROUTER4) $(ROUTER5); do $$venv/bin/python -m pytest -q tests/router || exit 1; done
 
 test-system: $(READY) $(LITELLM)/.ready $(ROUTER5)/.ready  ## What needs root or Debian packages
 	@{ command -v curl && test -x /usr/lib/systemd/systemd && command -v nsenter; } >/dev/null || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends curl systemd util-linux; }
 	@command -v promtool >/dev/null || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends prometheus; }
-	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm; ROUTER=$(CURDIR)/$(ROUTER5)/bin/python; \
-	  export LITELLM ROUTER; $(call pytest,$(BIN)/python,-m system tests/system)
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm ROUTER=$(CURDIR)/$(ROUTER5)/bin/python \
+	  $(BIN)/python -m pytest -q -m system tests/system
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

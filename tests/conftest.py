@@ -64,7 +64,7 @@ def content_of(chunks: list[Any], index: int = 0) -> str:
     return "".join(c["delta"].get("content") or "" for c in choices if c["index"] == index)
 
 
-def eventually(condition: Callable[[], bool], within: float = 60.0) -> bool:
+def eventually(condition: Callable[[], bool], within: float = 30.0) -> bool:
     """Whether ``condition`` comes true in time."""
     end = time.monotonic() + within
     while time.monotonic() < end:

@@ -12,7 +12,7 @@ from optictl.errors import RolledBack
 from proxy.errors import ConfigError
 
 __all__ = ["world"]  # a fixture, used by name
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("mode", ["block", "include"])

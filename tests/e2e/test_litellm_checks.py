@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from optictl.cli import build
 from optictl.simulator import Behaviour, SimulatorThread
 
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
 
 Check = Callable[..., dict[str, Any]]
 

@@ -28,7 +28,7 @@ from raw_http import Wire, request_bytes
 
 from optictl.simulator import Behaviour, CallLog, SimulatorThread
 
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
 
 BASES = ("base", "org/base:8b")
 #: Handles whose names are selectors themselves.

@@ -19,7 +19,7 @@ from optictl.unit_file import environment_file
 from proxy.ensembles import Ensemble, Member, Team
 from proxy.settings import Limits
 
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
 
 NAMES = ("opt-code-balanced-l", "opt-chat-fast-s")
 SELECTORS = {"opt-code-balanced-l": "re2&moa-base|bon-base", "opt-chat-fast-s": "opt-chat-fast-s"}

@@ -18,7 +18,7 @@ from raw_http import CHAT, Wire, request_bytes
 
 from optictl.simulator import Behaviour, Fault, SimulatorThread
 
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
 
 #: Half a minute of chunks, unless somebody hangs up.
 LONG: Mapping[str, Any] = {"tokens": 2000, "chunk_interval": 0.05}

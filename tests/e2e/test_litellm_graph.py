@@ -17,7 +17,7 @@ from optictl.cli import build
 from optictl.gateway_config import read_config
 from optictl.simulator import Behaviour, SimulatorThread
 
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

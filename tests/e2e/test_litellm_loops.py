@@ -13,7 +13,7 @@ from gateway import MASTER_KEY, PROXY_KEY, Gateway, base_model, handle
 
 from optictl.simulator import Behaviour, SimulatorThread
 
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(240)]
 
 
 class Ring:

@@ -11,7 +11,7 @@ from optictl.routing_site import standing
 from proxy.errors import ConfigError
 
 __all__ = ["world"]  # a fixture, used by name
-pytestmark = [pytest.mark.xdist_group("litellm")]
+pytestmark = [pytest.mark.xdist_group("litellm"), pytest.mark.timeout(300)]
 
 
 def reading_variables(world: World, *, more: str = "", prefix: str = "router-") -> None:

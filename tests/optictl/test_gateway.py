@@ -140,6 +140,7 @@ class TestLoops:
         graph = routed(entry("*", "*"), entry("base", "base", BACKEND))
         assert loops(graph) == ["* → optillm-proxy (*) → * → …"]
 
+    @pytest.mark.timeout(20)
     def test_names_that_grow_at_each_turn_come_to_an_end(self) -> None:
         graph = routed(entry("*", "any-*"), entry("b-*", "any-b-*"), entry("base", "b", BACKEND))
         assert "optillm-proxy (any-*) → any-* → optillm-proxy (any-any-*)" in loops(graph)

@@ -71,4 +71,4 @@ def test_a_connection_that_is_kept_does_not_keep_the_request_that_opened_it(
         mine = [each for each in gc.get_objects() if type(each) is Exchange]
         return [each for each in mine if each.path.endswith("/chat/completions")]
 
-    assert eventually(lambda: not living())
+    assert eventually(lambda: not living(), within=3)

@@ -8,7 +8,8 @@ from benchmarks.router import main
 from benchmarks.sides import PEER
 from proxy.router.cpu import has_bf16
 
-pytestmark = pytest.mark.router
+# It loads one classifier after the other, each at the lowest priority.
+pytestmark = [pytest.mark.router, pytest.mark.timeout(300)]
 
 TINY = {"vocab_size": 8, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 4}
 

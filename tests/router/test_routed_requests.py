@@ -47,7 +47,7 @@ def test_every_worker_asks_the_one_classifier(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path)
     flags = ["--router-model", str(model), "--router-min-confidence", "0", "--workers", "2"]
     with SimulatorThread(Behaviour()) as sim, serving(sim.url, *flags) as (process, http):
-        assert eventually(lambda: state(http) == "ready")
+        assert eventually(lambda: state(http) == "ready", within=90)
         sources = set()
         for number in range(8):
             # Of a connection of its own, so that either worker gets some.
@@ -60,6 +60,6 @@ def test_every_worker_asks_the_one_classifier(tmp_path: Path) -> None:
             sources.add(told["source"])
         assert "classifier" in sources
         process.send_signal(signal.SIGHUP)
-        assert eventually(lambda: state(http) == "ready")
+        assert eventually(lambda: state(http) == "ready", within=90)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0

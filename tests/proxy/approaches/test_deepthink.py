@@ -111,8 +111,8 @@ class TestThePlan:
         assert proxy.ask("deepthink-sim").json["optillm"]["calls"] == 7
 
     def test_there_is_no_time_for(self, proxy: InProcess, sim: SimulatorThread) -> None:
-        sim.behave(latency=1.2)
-        optillm = proxy.ask("deepthink-sim", optillm_budget={"max_seconds": 4.6}).json["optillm"]
+        sim.behave(latency=2.4)
+        optillm = proxy.ask("deepthink-sim", optillm_budget={"max_seconds": 9.2}).json["optillm"]
         assert (optillm["calls"], optillm["exhausted"]) == (5, None)
 
     def test_there_is_no_budget_for(self) -> None:

@@ -192,8 +192,8 @@ class TestTimeAndBudget:
     def test_no_population_is_begun_that_there_is_no_time_for(
         self, proxy: InProcess, sim: SimulatorThread
     ) -> None:
-        sim.behave(**UNLIKE, latency=1.6)
-        optillm = proxy.ask("rsa-sim", optillm_budget={"max_seconds": 3.0}).json["optillm"]
+        sim.behave(**UNLIKE, latency=3.0)
+        optillm = proxy.ask("rsa-sim", optillm_budget={"max_seconds": 5.6}).json["optillm"]
         assert (optillm["calls"], optillm["exhausted"]) == (6, None)
 
 
